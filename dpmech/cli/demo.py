@@ -1,0 +1,225 @@
+"""``dpmech demo``: search a noise, account for it, train with it, plot and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpmech.cli._group import subcommand
+from dpmech.cli._output import AsJson, print_json, talk
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from dpmech import Noise
+    from fl_integration import TrainReport, TrainRequest
+    from optimizer_search import SearchProblem, SearchResult
+
+app = subcommand()
+
+# The scalar query of the first half, and the four training runs of the second.
+_EPSILON, _DELTA = 1.0, 1e-6
+_FORECASTS = ((2.0, 100_000), (0.5, 1_000_000))
+_HONEST_EPSILON = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarLaw:
+    """One law at the scalar target, and what may be said of it as noise on the LoRA vector."""
+
+    label: str
+    noise: Noise
+    epsilon: float
+    vector: str
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("demo"),
+    model: Annotated[str, typer.Option(help="minilm, tiny, a folder or a hub id.")] = "minilm",
+    rounds: Annotated[int, typer.Option(help="Rounds of each training run.")] = 20,
+    cohort: Annotated[float, typer.Option(help="Expected users in a round.")] = 100.0,
+    processes: Annotated[int, typer.Option(help="Training runs at the same time.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole way once, on real text and a real model, and write a report.
+
+    An interrupted demo continues where it stopped; a finished run is not repeated.
+    """
+    began = time.perf_counter()
+    from dpmech.cli._demo_report import write_report
+    from dpmech.plotting import require_matplotlib
+
+    require_matplotlib()
+    import fl_integration  # the missing extra is named before anything is computed
+
+    del fl_integration
+    out.mkdir(parents=True, exist_ok=True)
+    _say(began, "searching the LMO grid for a scalar query")
+    problem, result = _searched(out)
+    _say(began, "calibrating the closed-form laws to the same privacy")
+    laws = _at_equal_privacy(problem, result)
+    _say(began, "reading the docstrings of the installed libraries (built once, then cached)")
+    requests = _requests(out, model=model, rounds=rounds, cohort=cohort)
+    _say(began, f"training {len(requests)} runs, {processes} at a time")
+    reports = _trained(requests, processes, lambda text: _say(began, text))
+    _say(began, "drawing and writing the report")
+    _plots(out, laws, reports)
+    _keep_private_run(out)
+    write_report(out / "report.md", problem, result, laws, reports, time.perf_counter() - began)
+    _say(began, f"done; read {out / 'report.md'}")
+    if as_json:
+        print_json({"out": str(out), **{n: json.loads(r.to_json()) for n, r in reports.items()}})
+    else:
+        typer.echo((out / "report.md").read_text())
+
+
+def _say(began: float, text: str) -> None:
+    talk(f"[{time.perf_counter() - began:5.0f} s] {text}")
+
+
+def _searched(out: Path) -> tuple[SearchProblem, SearchResult]:
+    from dpmech import Target
+    from optimizer_search import Cost, SearchProblem, save_result, search_lmo_grid
+
+    problem = SearchProblem(
+        target=Target(epsilon=_EPSILON, delta=_DELTA), cost=Cost(name="l1"), accounting="exact"
+    )
+    result = search_lmo_grid(problem)
+    save_result(result, out / "lmo.npz")
+    return problem, result
+
+
+def _at_equal_privacy(problem: SearchProblem, result: SearchResult) -> list[ScalarLaw]:
+    """The closed-form laws and the LMO winner, all rescaled to the scalar target."""
+    from optimizer_search import baselines, rescaled
+
+    found = (*baselines(problem), rescaled(problem, result.law))
+    labels = ("Gaussian", "Laplace", "generalised Gaussian", "LMO (winner, rescaled)")
+    return [
+        ScalarLaw(label=label, noise=b.noise, epsilon=b.epsilon, vector=_as_vector(b.noise))
+        for label, b in zip(labels, found, strict=True)
+    ]
+
+
+def _as_vector(noise: Noise) -> str:
+    """What is proved for the law on a clipped vector: an epsilon, or the refusal and a forecast.
+
+    The forecast is the Gaussian limit of the neighbour that spreads over all coordinates
+    (mathematics.md §6.5): no bound at any finite dimension, so it is called an estimate.
+    """
+    from accountants import PLD
+    from dpmech import Gaussian, Mechanism, NoDominatingPair, Sensitivity
+
+    vector = Sensitivity(norm="l2", bound=1.0, dim=80_000)
+    try:
+        proved = PLD().compose(Mechanism(noise=noise, sensitivity=vector)).epsilon(_DELTA)
+        return f"ε ≤ {proved:.4f}, proved"
+    except NoDominatingPair:
+        spread = Gaussian(sigma=noise.fisher_information**-0.5)
+        limit = PLD().compose(Mechanism(noise=spread)).lower_epsilon(_DELTA)
+        return f"refused: no proof (estimate for large d: ε ≈ {limit:.2f} at least)"
+
+
+def _requests(out: Path, *, model: str, rounds: int, cohort: float) -> dict[str, TrainRequest]:
+    from fl_integration import FederatedConfig, TrainRequest, load_data
+
+    load_data("docstrings")  # built here, so that the runs below find it in the cache
+    config = FederatedConfig(rounds=rounds, cohort=cohort)
+    common: dict[str, Any] = {"model": model, "config": config}
+    requests = {"non-private": TrainRequest(out=out / "runs" / "non-private", **common)}
+    for epsilon, population in _FORECASTS:
+        name = f"forecast-{epsilon:g}"
+        requests[name] = TrainRequest(
+            out=out / "runs" / name, epsilon=epsilon, population=population, **common
+        )
+    requests["private"] = TrainRequest(
+        out=out / "runs" / "private", epsilon=_HONEST_EPSILON, **common
+    )
+    return requests
+
+
+def _run(request: TrainRequest) -> TrainReport:
+    """One training run in a process of its own: one thread, one progress line at its end."""
+    import warnings
+
+    # Two processes share two cores: more threads each would only get in each other's way.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from fl_integration import train
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    return train(request)
+
+
+def _trained(
+    requests: dict[str, TrainRequest], processes: int, say: Callable[[str], None]
+) -> dict[str, TrainReport]:
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        running: dict[Future[TrainReport], str] = {
+            pool.submit(_run, request): name for name, request in requests.items()
+        }
+        done: dict[str, TrainReport] = {}
+        for future in as_completed(running):
+            name = running[future]
+            done[name] = report = future.result()
+            say(f"  {name}: accuracy {report.final_accuracy or 0:.3f} in {report.seconds:.0f} s")
+    return {name: done[name] for name in requests}
+
+
+def _plots(out: Path, laws: list[ScalarLaw], reports: dict[str, TrainReport]) -> None:
+    from dpmech.plotting import (
+        AccuracyPoint,
+        blank_axes,
+        plot_accuracy_against_epsilon,
+        plot_densities,
+        save_figure,
+    )
+
+    axes = plot_densities(
+        [law.noise for law in laws], blank_axes(), labels=[law.label for law in laws], log=True
+    )
+    points: list[AccuracyPoint] = []
+    for report in reports.values():
+        if report.final_accuracy is None or report.epsilon is None:
+            continue
+        forecast = report.hypothetical
+        points.append(
+            AccuracyPoint(
+                label="this population" if forecast is None else "larger population (forecast)",
+                epsilon=report.epsilon if forecast is None else forecast.epsilon,
+                accuracies=(report.final_accuracy,),
+                hypothetical=forecast is not None,
+            )
+        )
+    reference = reports["non-private"]
+    accuracy = plot_accuracy_against_epsilon(
+        points,
+        blank_axes(),
+        majority=reference.majority_share,
+        non_private=(reference.final_accuracy or 0.0,),
+    )
+    for name, drawn in (("densities", axes), ("accuracy", accuracy)):
+        for kind in ("png", "svg"):
+            save_figure(drawn, out / f"{name}.{kind}")
+
+
+def _keep_private_run(out: Path) -> None:
+    """Put what the private run may release beside the report."""
+    run = out / "runs" / "private"
+    for name in ("plan.json", "ledger.json"):
+        shutil.copyfile(run / name, out / name)
+    shutil.copytree(run / "adapters", out / "adapters", dirs_exist_ok=True)
+    json.loads((out / "plan.json").read_text())  # a half-written copy must not pass for a plan

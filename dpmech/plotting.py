@@ -1,0 +1,228 @@
+"""Plots: each takes what it draws and matplotlib axes (or makes them), and returns the axes.
+
+matplotlib is imported here and in plotting_style only, and only when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpmech.noise import Floats, Noise
+from dpmech.plotting_style import (
+    blank_axes,
+    checked_format,
+    finished,
+    log_epsilon,
+    log_values,
+    require_matplotlib,
+    save_figure,
+    started,
+    styles,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "AccuracyPoint",
+    "Curve",
+    "NoiseSeries",
+    "blank_axes",
+    "checked_format",
+    "plot_accuracy_against_epsilon",
+    "plot_curve",
+    "plot_densities",
+    "plot_noise_against_epsilon",
+    "require_matplotlib",
+    "save_figure",
+]
+
+_NODES = 801
+_LOG_FLOOR = 1e-8  # densities below this share of the largest are left out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve:
+    """Points (epsilon[i], delta[i]) at which a mechanism is proved private.
+
+    ``lower_epsilon``: below it, no epsilon holds at delta[i]; None where no lower bound is known.
+    """
+
+    label: str
+    epsilon: Floats
+    delta: Floats
+    lower_epsilon: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseSeries:
+    """The width that a law needs, ``value[i]`` at ``epsilon[i]``: its std or its mean size."""
+
+    label: str
+    epsilon: Floats
+    value: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyPoint:
+    """The accuracies (0 to 1), one a seed, of the runs of one kind at one epsilon.
+
+    ``hypothetical``: epsilon is a forecast for a larger population, not what the runs cost.
+    """
+
+    label: str
+    epsilon: float
+    accuracies: tuple[float, ...]
+    hypothetical: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.accuracies:
+            raise ValueError(f"Expected at least one accuracy of {self.label} at {self.epsilon}.")
+
+
+def plot_curve(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
+    """Draw delta against epsilon: proved upper bounds, and lower bounds as thin lines beside them.
+
+    Args:
+        curves: one a mechanism.
+        ax: axes to draw on (a new figure by default).
+
+    Raises:
+        ValueError: nothing to draw, or matplotlib is not installed.
+    """
+    ax = started(curves, ax)
+    for style, curve in zip(styles(), curves, strict=False):
+        finite = np.isfinite(curve.epsilon)
+        x, y = curve.epsilon[finite], curve.delta[finite]
+        ax.plot(x, y, label=curve.label, **style)
+        if curve.lower_epsilon is not None:
+            ax.fill_betweenx(y, curve.lower_epsilon[finite], x, color=style["color"], alpha=0.25)
+            ax.plot(curve.lower_epsilon[finite], y, color=style["color"], lw=0.6, zorder=1)
+    ax.set_yscale("log")
+    ax.set_xlim(left=0)
+    return finished(
+        ax, "ε (proved upper bound; thin line and shade: lower bound)", "δ (probability)"
+    )
+
+
+def plot_densities(
+    noises: Sequence[Noise],
+    ax: Axes | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    log: bool = False,
+) -> Axes:
+    """Draw the densities of laws over the range that holds most of the widest of them.
+
+    Args:
+        noises: the laws.
+        ax: axes to draw on (a new figure by default).
+        labels: names for the legend (by default the laws as they are written).
+        log: logarithmic density, for comparing tails.
+
+    Raises:
+        ValueError: nothing to draw, as many labels as laws are not given, or no matplotlib.
+    """
+    names = [str(noise) for noise in noises] if labels is None else list(labels)
+    if len(names) != len(noises):
+        raise ValueError(f"Expected {len(noises)} labels, got {len(names)}.")
+    ax = started(noises, ax)
+    reach = max(float(noise.isf(1e-4 if log else 5e-3)) for noise in noises)
+    x = np.linspace(-reach, reach, _NODES)
+    apart = _NODES // 11  # between the markers of a line; those of the next line start later
+    for place, (style, noise) in enumerate(zip(styles(), noises, strict=False)):
+        every = (place * apart // len(noises), apart)
+        ax.plot(x, _or_gap(noise.pdf(x)), label=names[place], markevery=every, **style)
+    if log:
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], _LOG_FLOOR * ax.get_ylim()[1]))
+    else:
+        ax.set_ylim(bottom=0)
+    ax.set_xlim(-reach, reach)
+    return finished(ax, "noise x (units of the query)", "density f(x) (1 / unit of the query)")
+
+
+def plot_noise_against_epsilon(
+    series: Sequence[NoiseSeries], ax: Axes | None = None, *, measure: str = "standard deviation"
+) -> Axes:
+    """Draw how much noise each law needs for an epsilon, both axes logarithmic.
+
+    Args:
+        series: one a law.
+        ax: axes to draw on (a new figure by default).
+        measure: what the values are, such as "standard deviation" or "E|X|".
+
+    Raises:
+        ValueError: nothing to draw, or matplotlib is not installed.
+    """
+    ax = started(series, ax)
+    for style, one in zip(styles(), series, strict=False):
+        finite = np.isfinite(one.value)
+        ax.plot(one.epsilon[finite], one.value[finite], label=one.label, **style)
+    log_epsilon(ax, np.concatenate([one.epsilon for one in series]))
+    log_values(ax)
+    return finished(ax, "ε (target, proved)", f"{measure} of the noise (query units)")
+
+
+def plot_accuracy_against_epsilon(
+    points: Sequence[AccuracyPoint],
+    ax: Axes | None = None,
+    *,
+    majority: float | None = None,
+    non_private: Sequence[float] = (),
+) -> Axes:
+    """Draw accuracy against epsilon: the mean over seeds, with an interval from worst to best seed.
+
+    Filled markers: the epsilon that the run itself costs, proved. Hollow markers with broken lines:
+    the hypothetical epsilon of a forecast population.
+
+    Args:
+        points: one a kind of run and epsilon.
+        ax: axes to draw on (a new figure by default).
+        majority: accuracy of always answering the largest class, as a line.
+        non_private: accuracies of runs without noise, one a seed, as a line and a band.
+
+    Raises:
+        ValueError: nothing to draw, or matplotlib is not installed.
+    """
+    ax = started(points, ax)
+    kinds = list(dict.fromkeys((p.label, p.hypothetical) for p in points))
+    for style, (label, hypothetical) in zip(styles(), kinds, strict=False):
+        of_kind = [p for p in points if (p.label, p.hypothetical) == (label, hypothetical)]
+        _accuracy_line(ax, sorted(of_kind, key=lambda p: p.epsilon), style)
+    if non_private:
+        mean = float(np.mean(non_private))
+        ax.axhline(mean, color="0.25", lw=1, ls=(0, (6, 2)), label="without noise", zorder=1)
+        ax.axhspan(min(non_private), max(non_private), color="0.25", alpha=0.12, lw=0)
+    if majority is not None:
+        ax.axhline(majority, color="0.5", lw=1, ls=":", label="largest class", zorder=1)
+    log_epsilon(ax, np.array([p.epsilon for p in points]))
+    seeds = {len(p.accuracies) for p in points}
+    said = "share correct" if seeds == {1} else "share correct (mean; bars: all seeds)"
+    return finished(ax, "ε (filled: proved; hollow: hypothetical)", said)
+
+
+def _accuracy_line(ax: Axes, points: Sequence[AccuracyPoint], style: dict[str, Any]) -> None:
+    """One kind of run: means joined by a line, intervals as bars."""
+    hollow = points[0].hypothetical
+    mean = np.array([np.mean(p.accuracies) for p in points])
+    below = mean - np.array([min(p.accuracies) for p in points])
+    above = np.array([max(p.accuracies) for p in points]) - mean
+    drawn: Any = style | {"ls": "--" if hollow else "-"} | ({"mfc": "white"} if hollow else {})
+    ax.errorbar(
+        [p.epsilon for p in points],
+        mean,
+        yerr=np.maximum([below, above], 0.0),
+        label=f"{points[0].label} ({'hypothetical' if hollow else 'proved'} ε)",
+        capsize=3,
+        **drawn,
+    )
+
+
+def _or_gap(values: Floats) -> Floats:
+    """Zeros as gaps: outside its support a law has no density to draw."""
+    return np.where(values > 0, values, np.nan)
