@@ -1,0 +1,337 @@
+"""Rényi accounting against other quadrature, convexity bounds, and the published table."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+import pytest
+
+from accountants import PLD, RDP
+from accountants._renyi import Moment, renyi_of_pair
+from accountants.exact import (
+    gaussian_epsilon,
+    gaussian_renyi,
+    laplace_renyi,
+    subsampled_gaussian_renyi,
+)
+from accountants.rdp import last_valid_order, lmo_bound, lmo_published_epsilon, renyi_divergence
+from dpmech import (
+    LMO_PRESETS,
+    Gaussian,
+    GeneralizedGaussian,
+    Laplace,
+    LaplaceMixture,
+    Mechanism,
+    NoDominatingPair,
+    Noise,
+    Sampling,
+    Sensitivity,
+    Staircase,
+    TruncatedLaplace,
+)
+from dpmech.loss import Direction
+
+MIXTURE = LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7))
+LAWS: tuple[Noise, ...] = (
+    Gaussian(sigma=1.0),
+    Gaussian(sigma=0.05),
+    Gaussian(sigma=40.0),
+    Laplace(b=2.0),
+    GeneralizedGaussian(scale=1.0, beta=0.7),
+    GeneralizedGaussian(scale=1.0, beta=1.4),
+    GeneralizedGaussian(scale=2.0, beta=4.0),
+    Staircase.least_mean_abs(1.0),
+    MIXTURE,
+    *LMO_PRESETS.values(),
+)
+ORDERS = np.array([1.001, 1.3, 2.0, 2.5, 7.0, 40.0, 333.3, 1e5])
+DIRECTIONS: tuple[Direction, Direction] = ("remove", "add")
+TABLE = tomllib.loads((Path(__file__).parents[1] / "golden" / "lmo_published.toml").read_text())
+
+
+def mechanism(noise: Noise, rate: float = 1.0, bound: float = 1.0) -> Mechanism:
+    return Mechanism(
+        noise=noise, sampling=Sampling(rate=rate), sensitivity=Sensitivity(bound=bound)
+    )
+
+
+def convex_bracket(
+    noise: Noise, order: float, rate: float, direction: Direction
+) -> tuple[float, float]:
+    """Jensen below and chords above on small cells: bounds without any quadrature."""
+    # Cells in x; the ratio is monotone between the breakpoints 0 and s (and within each cell).
+    scale = float(noise.isf(0.25))
+    away = scale * np.concatenate([np.linspace(0, 30, 60_001), np.geomspace(30, 1e9, 20_001)[1:]])
+    x = np.unique(np.concatenate([-away, away + 1, np.linspace(0, 1, 8_001)]))
+    beta = order if direction == "remove" else 1 - order
+
+    def mass(shift: float) -> np.ndarray:
+        edges = np.concatenate([[-np.inf], x - shift, [np.inf]])
+        left, right = edges[:-1], edges[1:]
+        positive = left >= 0
+        return np.where(
+            positive, noise.sf(left) - noise.sf(right), noise.cdf(right) - noise.cdf(left)
+        )
+
+    q_mass, p_mass = mass(0.0)[1:-1], mass(1.0)[1:-1]
+    ratio = np.exp(np.minimum(noise.logpdf(x - 1.0) - noise.logpdf(x), 700.0))
+    low, high = np.minimum(ratio[1:], ratio[:-1]), np.maximum(ratio[1:], ratio[:-1])
+    used = q_mass > 1e-280
+    mean = np.clip(p_mass[used] / q_mass[used], low[used], high[used])
+
+    def phi(r: np.ndarray) -> np.ndarray:
+        return (1 + rate * (r - 1)) ** beta
+
+    width = high[used] - low[used]
+    share = np.where(width > 0, (mean - low[used]) / np.where(width > 0, width, 1), 0.0)
+    chords = (1 - share) * phi(low[used]) + share * phi(high[used])
+    below, above = np.sum(q_mass[used] * phi(mean)), np.sum(q_mass[used] * chords)
+    return np.log(below) / (order - 1), np.log(above) / (order - 1)
+
+
+@pytest.mark.parametrize(
+    "noise", [Gaussian(sigma=1.0), Laplace(b=2.0), MIXTURE, LMO_PRESETS["2"]], ids=str
+)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_quadrature_lies_between_convexity_bounds(noise: Noise, direction: Direction) -> None:
+    for order, rate in ((1.5, 1.0), (3.0, 0.2), (12.5, 0.2)):
+        low, high = convex_bracket(noise, order, rate, direction)
+        pair = mechanism(noise).base_pair()
+        got = renyi_of_pair(pair, np.array([order]), rate, direction)[0]
+        assert low * (1 - 1e-6) - 1e-9 <= got <= high * (1 + 1e-6) + 1e-9
+        assert high - low <= 3e-5 * high  # else the test would say nothing
+
+
+def test_quadrature_meets_the_closed_forms_from_above() -> None:
+    orders = np.concatenate([ORDERS, np.geomspace(1.01, 1e4, 30)])
+    for law, exact in (
+        (Gaussian(sigma=0.3), gaussian_renyi(orders, 0.3)),
+        (Gaussian(sigma=50.0), gaussian_renyi(orders, 50.0)),
+        (Laplace(b=0.2), laplace_renyi(orders, 0.2)),
+        (Laplace(b=3.0), laplace_renyi(orders, 3.0)),
+    ):
+        ratio = renyi_of_pair(mechanism(law).base_pair(), orders, 1.0, "remove") / exact
+        assert np.all(ratio >= 1 - 1e-12)
+        assert np.all(ratio <= 1 + 1e-7)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.01, 0.5])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 30.0])
+def test_quadrature_meets_the_binomial_sum_from_above(sigma: float, rate: float) -> None:
+    pair = mechanism(Gaussian(sigma=sigma)).base_pair()
+    orders = np.array([2.0, 3.0, 16.0, 100.0, 500.0])
+    got = renyi_of_pair(pair, orders, rate, "remove")
+    sums = np.array([subsampled_gaussian_renyi(int(a), sigma, rate) for a in orders])
+    assert np.all(got >= sums * (1 - 1e-11))
+    assert np.all(got <= sums * (1 + 1e-7))
+
+
+def test_an_lmo_value_against_mpmath() -> None:
+    law, s, q, order = LMO_PRESETS["0.7"], 1, mp.mpf("0.1"), mp.mpf("5.5")
+    a1t, a3, a4 = mp.mpf("0.05"), mp.mpf("0.1"), mp.mpf("0.1")
+
+    def transform(y: mp.mpf) -> mp.mpf:
+        uniform = (mp.exp(-a4 * y * 5) - mp.exp(-a4 * y * 6)) / (a4 * y) if y else mp.mpf(1)
+        return (1 + a1t * y) ** -1 * 5 / (5 + a3 * y) * uniform
+
+    def density(x: mp.mpf) -> mp.mpf:
+        return -mp.diff(transform, abs(x)) / 2
+
+    def integrand(x: mp.mpf) -> mp.mpf:
+        f0, f1 = density(x), density(x - s)
+        return f0 * ((1 - q + q * f1 / f0) ** order - 1 - order * q * (f1 / f0 - 1))
+
+    with mp.workdps(20):
+        excess = mp.quad(
+            integrand, [-200, -20, -2, mp.mpf("-1e-9"), mp.mpf("1e-9"), 0.999, 1.001, 3, 20, 200]
+        )
+        want = float(mp.log1p(excess) / (order - 1))
+    got = float(renyi_divergence(mechanism(law, 0.1), [5.5])[0])
+    assert got == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("noise", LAWS, ids=str)
+@pytest.mark.parametrize("rate", [1.0, 0.3, 1e-3])
+def test_divergence_grows_with_the_order_and_removal_is_the_larger(
+    noise: Noise, rate: float
+) -> None:
+    orders = 1 + np.geomspace(1e-3, 1e5, 60)
+    run = mechanism(noise, rate)
+    remove, add = (renyi_divergence(run, orders, d) for d in DIRECTIONS)
+    assert np.all(np.diff(remove) >= -1e-7 * remove[1:])
+    assert np.all(np.diff(add) >= -1e-7 * add[1:])
+    assert np.all(add <= remove * (1 + 1e-7))
+    assert np.all(remove > 0)
+
+
+def test_larger_sensitivity_is_smaller_noise() -> None:
+    wide = renyi_divergence(mechanism(MIXTURE.scaled(3.0), 0.1, bound=3.0), ORDERS)
+    np.testing.assert_allclose(wide, renyi_divergence(mechanism(MIXTURE, 0.1), ORDERS), rtol=1e-7)
+
+
+def test_many_orders_agree_with_one_at_a_time() -> None:
+    run = mechanism(GeneralizedGaussian(scale=1.0, beta=1.4), 0.05)
+    together = renyi_divergence(run, ORDERS.reshape(2, 4))
+    apart = np.array([renyi_divergence(run, [a])[0] for a in ORDERS]).reshape(2, 4)
+    np.testing.assert_allclose(together, apart, rtol=1e-7)
+
+
+def test_infinite_loss_is_seen_by_the_removal_only() -> None:
+    law = TruncatedLaplace(b=1.0, bound=5.0)
+    assert np.all(np.isinf(renyi_divergence(mechanism(law), [2.0, 9.0])))
+    run = mechanism(law, 0.25)
+    assert np.isinf(renyi_divergence(run, [2.0])[0])
+    got = renyi_divergence(run, [2.5], "add")[0]
+    x = np.linspace(-5, 5, 2_000_001)
+    x = (x[1:] + x[:-1]) / 2
+    f0, f1 = law.pdf(x), law.pdf(x - 1)
+    moment = np.sum(f0 * (0.75 + 0.25 * f1 / f0) ** -1.5) * (x[1] - x[0])
+    assert got == pytest.approx(np.log(moment) / 1.5, rel=1e-5)
+    assert RDP().compose(run).epsilon(1e-5) == np.inf
+    assert RDP().compose(run).delta(1.0) == 1.0
+    # Supports that do not even meet: the sampled record may still be absent.
+    apart = mechanism(TruncatedLaplace(b=1.0, bound=0.25), 0.25)
+    assert renyi_divergence(apart, [3.0], "add")[0] == pytest.approx(-np.log(0.75), rel=1e-8)
+
+
+def test_staircase_is_a_finite_sum() -> None:
+    law = Staircase.least_mean_abs(1.0)
+    g, e = law.gamma, np.exp(-1.0)
+    # With shift = width the loss is -1, 0 or 1; the mass at 0 is where both lie on equal steps.
+    orders = np.array([1.5, 4.0, 50.0])
+    x = np.linspace(-60, 61, 1_210_001)
+    x = (x[1:] + x[:-1]) / 2
+    f0, loss = law.pdf(x), np.round(law.logpdf(x - 1) - law.logpdf(x))
+    weights = np.array([np.sum(f0[loss == k]) for k in (-1, 0, 1)]) * (x[1] - x[0])
+    ratios = (0.7 + 0.3 * np.exp([-1.0, 0.0, 1.0]))[:, None]
+    want = np.log(weights @ ratios**orders) / (orders - 1)
+    assert 0 < g < 0.5 < e + g
+    np.testing.assert_allclose(renyi_divergence(mechanism(law, 0.3), orders), want, rtol=2e-3)
+
+
+def test_psi_keeps_its_digits_everywhere() -> None:
+    with mp.workdps(60):
+        for direction in DIRECTIONS:
+            for order in (1.001, 2.0, 3.7, 90.0):
+                moment = Moment.of(np.array([order]), 0.2, direction)
+                losses = np.array(
+                    [-700.0, -3.0, -0.6, -1e-3, -1e-9, 1e-12, 1e-4, 0.09, 0.7, 4, 90, 800]
+                )
+                got = moment.log_psi(losses)[0]
+                beta = mp.mpf(order) if direction == "remove" else 1 - mp.mpf(order)
+                for loss, value in zip(losses, got, strict=True):
+                    u = mp.mpf(0.2) * mp.expm1(mp.mpf(float(loss)))
+                    want = mp.log((1 + u) ** beta - 1 - beta * u)
+                    assert value == pytest.approx(float(want), rel=1e-12, abs=3e-10), (order, loss)
+
+
+def test_the_order_grid_is_no_floor() -> None:
+    # A grid of orders up to 128 cannot answer below ln(1/delta)/127 = 0.18 here.
+    run = mechanism(Gaussian(sigma=1e3))
+    exact = gaussian_epsilon(1e-10, 1e3)
+    assert exact <= RDP().compose(run).epsilon(1e-10) <= 1.1 * exact < 0.01
+
+
+def test_the_best_real_order_is_found() -> None:
+    accountant = RDP().compose(mechanism(Gaussian(sigma=2.0)), 7)
+    orders = 1 + np.geomspace(0.1, 100, 200_001)
+    spent = 7 * orders / 8 + np.log1p(-1 / orders) - (np.log(1e-6) + np.log(orders)) / (orders - 1)
+    assert accountant.epsilon(1e-6) == pytest.approx(np.min(spent), rel=1e-6)
+    epsilon = accountant.epsilon(1e-6)
+    assert accountant.delta(epsilon) == pytest.approx(1e-6, rel=1e-4)
+
+
+def test_runs_add_up() -> None:
+    first, second = mechanism(Gaussian(sigma=2.0), 0.1), mechanism(MIXTURE)
+    both = RDP().compose(first, 3).compose(second).compose(first)
+    want = 4 * renyi_divergence(first, ORDERS) + renyi_divergence(second, ORDERS)
+    np.testing.assert_allclose(both.renyi(ORDERS), want, rtol=1e-12)
+    assert both.lower_epsilon(1e-5) is None
+
+
+def test_bad_orders_and_unproved_claims_are_refused() -> None:
+    with pytest.raises(ValueError, match="orders above 1"):
+        renyi_divergence(mechanism(MIXTURE), [2.0, 1.0])
+    vector = Mechanism(noise=MIXTURE, sensitivity=Sensitivity(dim=8))
+    with pytest.raises(NoDominatingPair):
+        RDP().compose(vector)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE["sets"]))
+def test_the_published_table(name: str) -> None:
+    row, law = TABLE["sets"][name], LMO_PRESETS[name]
+    as_sampled = replace(law, rate=1 / law.rate)
+    epsilon, order = lmo_published_epsilon(law, 1e-10, check_domain=False)
+    assert epsilon == pytest.approx(row["unchecked"]["epsilon"], abs=5.1e-5 + 5e-4 * (name == "2"))
+    assert order == row["unchecked"]["order"]
+    assert last_valid_order(law) == row["last_valid_order"]
+    valid, at = lmo_published_epsilon(law, 1e-10)
+    assert valid == pytest.approx(row["valid"], abs=5.1e-4)
+    assert at <= row["last_valid_order"]
+    for kind, what in (("rate", law), ("mean", as_sampled)):
+        assert what.pure_epsilon(1.0) == pytest.approx(row["pure"][kind], abs=5.1e-4)
+        assert what.fisher_information**-0.5 == pytest.approx(row["fisher"][kind], abs=5.1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE["sets"]))
+@pytest.mark.parametrize("factor", [1.0, 2.5])
+def test_the_exact_divergence_is_below_the_published_bound(name: str, factor: float) -> None:
+    law = LMO_PRESETS[name].scaled(factor)
+    last = last_valid_order(law)
+    assert last is not None
+    orders = np.linspace(1.001, last, 80)
+    bound, exact = lmo_bound(law, orders), renyi_divergence(mechanism(law), orders)
+    assert np.all(np.isfinite(bound))
+    assert np.all((exact >= 0) & (exact <= bound))
+    assert np.all(np.diff(bound) >= 0)
+    assert np.isinf(lmo_bound(law, float(last + 1)))
+    np.testing.assert_allclose(lmo_bound(law, orders, factor), lmo_bound(LMO_PRESETS[name], orders))
+
+
+def test_an_order_past_the_pole_breaks_the_invariant() -> None:
+    """What the check of the domain is for: past it the closed form falls, below the truth."""
+    law = LMO_PRESETS["0.3"]
+
+    def renyi(order: int, *, check: bool) -> float:
+        epsilon, a = lmo_published_epsilon(law, 1e-10, orders=[order], check_domain=check)
+        return epsilon - float(np.log1p(-1 / a) - (np.log(1e-10) + np.log(a)) / (a - 1))
+
+    assert renyi(20, check=True) == pytest.approx(float(lmo_bound(law, 20.0)))
+    assert renyi(128, check=False) < renyi(20, check=True)
+    assert np.isinf(renyi(128, check=True))
+    # Sampled with the mean for the rate, the published epsilon .2932 is below even a lower bound.
+    sampled = PLD().compose(mechanism(replace(law, rate=1 / law.rate)))
+    assert sampled.lower_epsilon(1e-10) > 0.85
+
+
+def test_a_law_without_pole_has_no_last_order() -> None:
+    law = replace(LMO_PRESETS["0.3"], a1=0.0, a3=0.0)
+    assert last_valid_order(law) is None
+    assert np.all(np.isfinite(lmo_bound(law, ORDERS)))
+
+
+@pytest.mark.parametrize("name", sorted(TABLE["sets"]))
+def test_the_sampler_has_the_transform_that_is_accounted(name: str) -> None:
+    """E e^{-yU} over draws against ln M(-y), and the power to see the mean passed as the rate."""
+    law = LMO_PRESETS[name]
+    rng = np.random.default_rng(3)
+    u = law.sample_inverse_scale(200_000, rng)
+    x = law.sample(200_000, rng)
+    caught = False
+    for y in (0.3, 1.0, 4.0):
+        drawn, want = np.exp(-y * u), np.exp(law.log_transform(np.array(y)))
+        error = drawn.std() / np.sqrt(len(u))
+        assert abs(drawn.mean() - want) < 5 * error
+        tail = np.mean(np.abs(x) > y)  # P(|X| > y) = M(-y)
+        assert abs(tail - want) < 5 * np.sqrt(want * (1 - want) / len(x))
+        wrong = np.exp(replace(law, rate=1 / law.rate).log_transform(np.array(y)))
+        caught |= bool(abs(drawn.mean() - wrong) > 20 * error)
+    assert caught
+    t = np.array([-2.0, 0.0, 0.4])
+    np.testing.assert_allclose(
+        law.log_moment_generating(t),
+        [np.log(np.mean(np.exp(v * u))) for v in t],
+        atol=3e-3,
+    )
