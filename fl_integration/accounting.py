@@ -1,0 +1,204 @@
+"""The bridge from a configuration to the mechanism it runs, and the refusal of any mismatch.
+
+The sensitivity is derived from the clip here, and nowhere typed in beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from accountants import Ledger, accountant_named
+from dpmech import Mechanism, Noise, PrivacyPlan, Sampling, Sensitivity, Unattainable
+from fl_integration.config import FederatedConfig
+from fl_integration.extrapolate import Extrapolation
+
+RELATION = "add-remove"  # one user's whole contribution, present or absent
+SLACK = 1e-6  # relative; a recomputed ε may differ from the written one by rounding
+
+
+def mechanism_for(config: FederatedConfig, noise: Noise, *, clients: int, dim: int) -> Mechanism:
+    """The mechanism that one round of a configuration runs.
+
+    **Guarantees**
+
+    * The sensitivity is the clip in l2 over all ``dim`` released coordinates, and the sampling
+      rate is cohort/clients: what is accounted is what runs.
+
+    Arguments:
+        config: clip and cohort. noise: the law of the noise on the *sum*, in the sum's units.
+        clients: N. dim: released coordinates.
+
+    Raises:
+        ValueError: without a clip, or a cohort above ``clients``.
+    """
+    if config.clip is None:
+        raise ValueError("Expected clip=None to be a number: noise without a clip protects no one.")
+    return Mechanism(
+        noise=noise,
+        sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=dim),
+        sampling=Sampling(rate=config.rate(clients)),
+        relation=RELATION,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What a run really spends: the law it adds, who it samples from, the plan behind it.
+
+    plan: the checked plan. noise: the law really added. clients: the population really sampled.
+    extrapolation: set when the noise is a forecast's and not the plan's own.
+    """
+
+    config: FederatedConfig
+    plan: PrivacyPlan
+    noise: Noise
+    clients: int
+    extrapolation: Extrapolation | None = None
+
+    def mechanism(self, dim: int) -> Mechanism:
+        """The mechanism of a round that releases ``dim`` coordinates."""
+        return mechanism_for(self.config, self.noise, clients=self.clients, dim=dim)
+
+    def epsilon(self, ledger: Ledger) -> float:
+        """The ε that a ledger costs at the plan's δ (an upper bound; inf beyond reach)."""
+        if self.extrapolation is not None:
+            return _forecast_epsilon(ledger, self.plan.target.delta)
+        return ledger_epsilon(ledger, accountant=self.plan.accountant, delta=self.plan.target.delta)
+
+
+def spending_for(
+    privacy: PrivacyPlan | Extrapolation | None,
+    config: FederatedConfig,
+    *,
+    clients: int,
+    dim: int,
+) -> Spending | None:
+    """Check a plan against what is about to run, before anything does.
+
+    **Guarantees**
+
+    * A plan for another norm, clip, dimension, rate, number of rounds or neighbouring relation
+      is refused, and so is a law without a proved pair and a plan whose ε its noise does not keep.
+
+    Arguments:
+        privacy: a plan, an extrapolation, or ``None`` without privacy. config: of the run.
+        clients: N. dim: dim(R), the largest number of coordinates a round releases.
+
+    Returns:
+        what the run will spend, or ``None`` without privacy.
+
+    Raises:
+        ValueError: on a mismatch, with both values. NoDominatingPair: from the law.
+    """
+    if privacy is None:
+        return None
+    if isinstance(privacy, Extrapolation):
+        privacy.check(clients=clients, cohort=config.cohort)
+        rate = privacy.plan.mechanism.sampling.rate
+        check_plan(privacy.plan, config, rate=rate, dim=dim)
+        return Spending(
+            config=config,
+            plan=privacy.plan,
+            noise=privacy.noise,
+            clients=clients,
+            extrapolation=privacy,
+        )
+    check_plan(privacy, config, rate=config.rate(clients), dim=dim)
+    return Spending(config=config, plan=privacy, noise=privacy.mechanism.noise, clients=clients)
+
+
+def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: int) -> None:
+    """Refuse a plan that was made for something else than what will run.
+
+    Raises:
+        ValueError: naming the first thing that differs, the plan's value and the run's.
+        NoDominatingPair: when the plan's law has no proved pair for this norm and dimension.
+    """
+    sensitivity = plan.mechanism.sensitivity
+    _same("norm", sensitivity.norm, "l2")
+    if config.clip is None or not math.isclose(sensitivity.bound, config.clip, rel_tol=1e-12):
+        raise ValueError(_mismatch("sensitivity bound", sensitivity.bound, f"clip={config.clip}"))
+    _same("dim", sensitivity.dim, dim)
+    if not math.isclose(plan.mechanism.sampling.rate, rate, rel_tol=1e-12):
+        raise ValueError(_mismatch("sampling rate", plan.mechanism.sampling.rate, rate))
+    _same("steps", plan.steps, config.rounds)
+    _same("relation", plan.mechanism.relation, RELATION)
+    _ = plan.mechanism.pairs()  # raises NoDominatingPair before a single client is asked
+    _keeps_its_word(plan)
+
+
+def ledger_epsilon(ledger: Ledger, *, accountant: str, delta: float) -> float:
+    """The ε that a ledger costs at δ: an upper bound, and inf where the accountant cannot reach.
+
+    Every release is accounted at the ledger's largest dimension: a slice is what remains of a
+    full-size release of the zero-padded query, so the larger one dominates, and a run with random
+    ranks composes one mechanism instead of R.
+
+    Raises:
+        ValueError: for an unknown accountant. NoDominatingPair: from a mechanism in the ledger.
+    """
+    return _epsilon(_widened(ledger), accountant, delta)
+
+
+@lru_cache(maxsize=64)  # checking a plan and reporting a run ask for the same number
+def _epsilon(ledger: Ledger, accountant: str, delta: float) -> float:
+    """ε of a ledger; inf is always a valid upper bound."""
+    composed = accountant_named(accountant)
+    for mechanism, count in ledger.entries:
+        composed = composed.compose(mechanism, count)
+    try:
+        epsilon = composed.epsilon(delta)
+    except (Unattainable, ArithmeticError, MemoryError):
+        return math.inf
+    return math.inf if math.isnan(epsilon) else float(epsilon)
+
+
+def _widened(ledger: Ledger) -> Ledger:
+    """The same releases, each at the largest dimension of the ledger, equal ones gathered."""
+    top = max((m.sensitivity.dim for m, _ in ledger.entries), default=1)
+    wide = Ledger()
+    for mechanism, count in ledger.entries:
+        sensitivity = replace(mechanism.sensitivity, dim=top)
+        wide = wide.add(replace(mechanism, sensitivity=sensitivity), count)
+    return wide.collected()
+
+
+def _forecast_epsilon(ledger: Ledger, delta: float) -> float:
+    """A quick upper bound for a simulated run, whose noise may be a thousandth of the clip.
+
+    It claims no amplification by sampling (which at such noise does not help) and uses Rényi
+    accounting, whose cost does not grow with the loss; inf where even that does not reach.
+    """
+    bare = Ledger()
+    for mechanism, count in _widened(ledger).entries:
+        bare = bare.add(replace(mechanism, sampling=Sampling(rate=1.0)), count)
+    try:
+        return _epsilon(bare, "rdp", delta)
+    except ValueError:
+        return math.inf
+
+
+def _keeps_its_word(plan: PrivacyPlan) -> None:
+    """Refuse an edited plan: its ε must follow from its own mechanism."""
+    ledger = Ledger(entries=((plan.mechanism, plan.steps),))
+    found = ledger_epsilon(ledger, accountant=plan.accountant, delta=plan.target.delta)
+    promised = max(plan.epsilon, plan.target.epsilon)
+    if not found <= promised * (1 + SLACK):
+        raise ValueError(
+            f"Expected the plan's noise {plan.mechanism.noise} to keep epsilon={promised}, but it"
+            f" costs {found}; calibrate a new plan."
+        )
+
+
+def _same(name: str, planned: object, needed: object) -> None:
+    if planned != needed:
+        raise ValueError(_mismatch(name, planned, needed))
+
+
+def _mismatch(name: str, planned: object, needed: object) -> str:
+    return (
+        f"Expected the plan's {name} to be {needed}, got {planned}: the plan was made for another"
+        " run; calibrate a plan for this one."
+    )

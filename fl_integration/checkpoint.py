@@ -1,0 +1,168 @@
+"""State on disk that survives a kill at any moment without losing or doubling a release.
+
+The order of a private round is: **intend** (the spend is written and synced) → draw the noise →
+move the weights → **commit** (weights and ledger in one file, replaced atomically). A kill
+  * before *intend* spends nothing: the round is run again;
+  * between *intend* and *commit* may have drawn noise that nobody saw: with noise from the
+    operating system the round is *burnt* (counted, never repeated), with a noise seed for
+    experiments it is replayed to the bit and counted once;
+  * after *commit* the round is done.
+So the ledger can over-count a release, never miss one, and a run never exceeds its plan: a burnt
+round takes the place of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from accountants import Ledger
+from dpmech import Mechanism
+from fl_integration.report import RoundMetrics
+from fl_integration.server import ServerState
+
+STATE_FILE = "state.safetensors"
+INTENT_FILE = "intent.json"
+_TENSORS = ("weights", "first", "second", "visits")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainState:
+    """A run between two rounds: rounds done, server state, ledger of what ran, metrics.
+
+    **Guarantees**
+
+    * ``round`` rounds were spent; their mechanisms, and no others, are in ``ledger``.
+    """
+
+    round: int
+    server: ServerState
+    ledger: Ledger
+    metrics: tuple[RoundMetrics, ...] = ()
+
+    def after(
+        self, server: ServerState, mechanism: Mechanism | None, metrics: RoundMetrics
+    ) -> TrainState:
+        """The state one round later."""
+        ledger = self.ledger if mechanism is None else self.ledger.add(mechanism)
+        return TrainState(
+            round=self.round + 1,
+            server=server,
+            ledger=ledger,
+            metrics=(*self.metrics, metrics),
+        )
+
+    def evaluated(self, accuracy: float) -> TrainState:
+        """The same state, the last round's accuracy filled in."""
+        last = replace(self.metrics[-1], accuracy=accuracy)
+        return replace(self, metrics=(*self.metrics[:-1], last))
+
+
+class Checkpoint:
+    """The folder of one run; ``None`` as folder keeps nothing.
+
+    Arguments:
+        folder: where the two files live; made when missing.
+        fingerprint: JSON-ready description of the run; a state of another run is refused.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: dict[str, Any]) -> None:
+        self.folder = folder
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+
+    def intend(self, round: int, mechanism: Mechanism) -> None:
+        """Write, before any noise is drawn, that a round is about to be released."""
+        if self.folder is not None:
+            text = json.dumps({"round": round, "mechanism": mechanism.to_dict()})
+            _replace_file(self.folder / INTENT_FILE, text.encode())
+
+    def commit(self, state: TrainState) -> None:
+        """Write weights, optimiser memory, ledger and metrics in one atomic step."""
+        if self.folder is None:
+            return
+        header = {
+            "round": state.round,
+            "ledger": json.loads(state.ledger.to_json()),
+            "metrics": [metrics.to_dict() for metrics in state.metrics],
+            "fingerprint": self.fingerprint,
+        }
+        tensors = {name: getattr(state.server, name).contiguous() for name in _TENSORS}
+        _replace_file(
+            self.folder / STATE_FILE, save(tensors, metadata={"state": json.dumps(header)})
+        )
+
+    def restore(self) -> TrainState | None:
+        """The last committed state, or ``None`` for a fresh folder.
+
+        Raises:
+            ValueError: when the state is damaged or belongs to another run.
+        """
+        if self.folder is None or not (self.folder / STATE_FILE).exists():
+            return None
+        path = self.folder / STATE_FILE
+        try:
+            header, server = _read(path)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected a checkpoint in {path}, cannot read it: {error}."
+            ) from error
+        self._same_run(header["fingerprint"])
+        return TrainState(
+            round=int(header["round"]),
+            server=server,
+            ledger=Ledger.from_json(json.dumps(header["ledger"])),
+            metrics=tuple(RoundMetrics(**fields) for fields in header["metrics"]),
+        )
+
+    def intended(self, round: int) -> Mechanism | None:
+        """The mechanism of ``round`` if it was intended and never committed."""
+        if self.folder is None or not (self.folder / INTENT_FILE).exists():
+            return None
+        intent = json.loads((self.folder / INTENT_FILE).read_text(encoding="utf-8"))
+        if intent["round"] > round:
+            raise ValueError(
+                f"Expected an intent for round {round} at most, got {intent['round']}: the state in"
+                f" {self.folder} is older than its last release; do not continue from it."
+            )
+        return Mechanism.from_dict(intent["mechanism"]) if intent["round"] == round else None
+
+    def _same_run(self, found: dict[str, Any]) -> None:
+        """Refuse the state of another run, naming what differs."""
+        keys = found.keys() | self.fingerprint.keys()
+        different = sorted(k for k in keys if found.get(k) != self.fingerprint.get(k))
+        if different:
+            raise ValueError(
+                f"Expected the checkpoint in {self.folder} to be of this run, but {different}"
+                " differ; choose an empty folder or the same settings."
+            )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], ServerState]:
+    """Header and server state of a checkpoint file."""
+    with cast(Any, safe_open(path, framework="pt")) as file:
+        header = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    return header, ServerState(**tensors)
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically and durably: old or new, never a part, whatever is pulled out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    if os.name == "posix":  # elsewhere a folder cannot be synced
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,162 @@
+"""What a federated run is told: one frozen, checked object.
+
+Symbols: R the adapters' largest rank, b the public rank of a round, N clients, q sampling rate,
+C clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from fl_integration.adapters import Scale
+
+System = Literal["dylora", "lora"]
+ServerRule = Literal["sgd", "adam"]
+
+CLIENT_RANK = (
+    "Expected rank_drawn_by={!r} to be 'server': a rank drawn by a client decides which"
+    " coordinates it fills, so the support and the per-slice counts show who took part and the"
+    " clip no longer bounds what is released. Let the server draw one public rank for the whole"
+    " round."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedConfig:
+    """Everything a federated run needs to know besides its data, its model and its privacy plan.
+
+    **Guarantees**
+
+    * The object is checked when it is built; a bad value never reaches the first round.
+    * The rank of a round is drawn by the server, independently of every client's data.
+
+    Arguments:
+        system: ``"dylora"`` (one public rank b ~ p a round) or ``"lora"`` (always rank R).
+        rank: R, the largest adapter rank.
+        rank_probabilities: p over 1..R (``None``: uniform); only for ``"dylora"``.
+        rank_drawn_by: only ``"server"`` is legal; the field is there to say so.
+        scale, alpha: the adapters' scale mode and α (they must be the adapter space's own).
+        rounds: T. cohort: the *expected* number of clients in a round, q·N.
+        clip: C, l2 bound on one client's whole delta (``None`` only without noise).
+        local_lr, head_multiplier: client step for the adapters; the head's is the product.
+        local_epochs, batch_size, max_texts: passes, texts per step, texts per client and round.
+        server_rule, server_lr, momentum: ``"sgd"`` (FedAvg with momentum) or ``"adam"``.
+        eval_every, eval_texts: rounds between evaluations; test texts used (0: all of them).
+        seed: seeds what is public (ranks, order of local data); 0 is a seed.
+        noise_seed: **experiments only**; ``None`` takes cohort and noise from the operating system.
+
+    Raises:
+        ValueError: on a value outside its range, or a rank that a client would draw.
+
+    >>> FederatedConfig(rank=2).probabilities
+    (0.5, 0.5)
+
+    Source: federated.md §1 (DP-LoRA at the server, DP-DyLoRA).
+    """
+
+    system: System = "dylora"
+    rank: int = 8
+    rank_probabilities: tuple[float, ...] | None = None
+    rank_drawn_by: Literal["server"] = "server"
+    scale: Scale = "rs"
+    alpha: float = 16.0
+    rounds: int = 20
+    cohort: float = 100.0
+    clip: float | None = 1.0
+    local_lr: float = 0.1
+    head_multiplier: float = 100.0
+    local_epochs: int = 1
+    batch_size: int = 16
+    max_texts: int = 16
+    server_rule: ServerRule = "sgd"
+    server_lr: float = 4.0
+    momentum: float = 0.9
+    eval_every: int = 5
+    eval_texts: int = 1000
+    seed: int = 0
+    noise_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse every value that the loop could not honour."""
+        if self.rank_drawn_by != "server":
+            raise ValueError(CLIENT_RANK.format(self.rank_drawn_by))
+        _one_of("system", self.system, ("dylora", "lora"))
+        _one_of("server_rule", self.server_rule, ("sgd", "adam"))
+        for name in ("rank", "rounds", "local_epochs", "batch_size", "max_texts", "eval_every"):
+            _whole(name, getattr(self, name), least=1)
+        for name in ("seed", "eval_texts"):
+            _whole(name, getattr(self, name), least=0)
+        for name in ("cohort", "alpha", "local_lr", "head_multiplier", "server_lr"):
+            _positive(name, getattr(self, name))
+        if self.clip is not None:
+            _positive("clip", self.clip)
+        if self.noise_seed is not None:
+            _whole("noise_seed", self.noise_seed, least=0)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Expected momentum={self.momentum} in [0, 1).")
+        self._check_probabilities()
+
+    def _check_probabilities(self) -> None:
+        """One probability a rank, summing to one, and none at all for a fixed rank."""
+        given = self.rank_probabilities
+        if given is None:
+            return
+        if self.system == "lora":
+            raise ValueError(
+                f"Expected rank_probabilities={given} to be None: 'lora' always uses"
+                f" rank={self.rank}."
+            )
+        if len(given) != self.rank or min(given) < 0 or not math.isclose(sum(given), 1.0):
+            raise ValueError(
+                f"Expected rank_probabilities={given} to be {self.rank} numbers >= 0 that sum to 1."
+            )
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """The law of the public rank over 1..R."""
+        if self.system == "lora":
+            return (0.0,) * (self.rank - 1) + (1.0,)
+        return self.rank_probabilities or (1.0 / self.rank,) * self.rank
+
+    def rate(self, clients: int) -> float:
+        """The sampling rate q = cohort/N among ``clients`` clients (ValueError when above 1)."""
+        if not self.cohort <= clients:
+            raise ValueError(
+                f"Expected cohort={self.cohort} <= {clients} clients; choose a smaller cohort."
+            )
+        return self.cohort / clients
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that `to_dict` wrote (ValueError on an unknown field)."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise ValueError(f"Expected only known fields of FederatedConfig, got {unknown}.")
+        values = dict(fields)
+        if values.get("rank_probabilities") is not None:
+            values["rank_probabilities"] = tuple(values["rank_probabilities"])
+        return cls(**values)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"Expected {name}={value!r} to be one of {allowed}.")
+
+
+def _whole(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"Expected {name}={value!r} to be a whole number >= {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Expected {name}={value} > 0 and finite.")

@@ -1,0 +1,198 @@
+"""What a run has to say for itself: accuracy, what was really spent, and what it may be called."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from accountants import Ledger
+from fl_integration.adapters import AdapterSpace
+from fl_integration.extrapolate import HypotheticalEpsilon, finite_or_text
+
+FORMAT = 1
+PRIVACY_FILE = "privacy.json"
+PACKAGES = ("dpmech", "numpy", "scipy", "torch", "transformers", "peft")
+SELECTION = (
+    "nothing was selected on private data by this run: the last round is reported, there is no"
+    " early stopping, and accuracy is measured on a test set taken to be public. Defaults (clip,"
+    " learning rates) were chosen on the non-private bundled data; whoever tunes them on the data"
+    " being protected spends privacy that this report does not count."
+)
+SECRET = "cohort and noise: operating-system entropy, not kept"
+SEEDED = "reproducible noise: for experiments only"
+WITHHELD = (
+    "the realised cohort sizes, client losses and delta norms are functions of who took part and"
+    " of private data; they were not noised and are not reported"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundMetrics:
+    """One round, as far as it may be told.
+
+    round, rank: index and public rank. expected_cohort: q·N. accuracy: on the public test set,
+    where it was measured. burnt: spent by an interrupted process, weights unchanged.
+    cohort_size, delta_norm, clipped: realised size, median delta norm before the clip and share
+    of clipped clients; only in runs without privacy.
+    """
+
+    round: int
+    rank: int
+    expected_cohort: float
+    accuracy: float | None = None
+    burnt: bool = False
+    cohort_size: int | None = None
+    delta_norm: float | None = None
+    clipped: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are there, JSON-ready."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """The account of a finished run.
+
+    **Guarantees**
+
+    * ``epsilon`` is re-derived from ``ledger``, which holds the mechanisms that really ran: it is
+      what the simulated or real run cost its own clients, never a forecast.
+    * A forecast is in ``hypothetical`` only, and such a run is never exported as private.
+    * A private report holds no realised cohort size: under add/remove it is a function of who
+      took part, and the sampling's amplification needs the cohort to be secret.
+
+    Arguments:
+        config, clients, data: the run. rounds: its metrics. final_accuracy, majority_share: on
+        the public test set (accuracy of the weights at full rank; of the training majority).
+        accuracy_by_rank: the final weights cut to a rank. ledger, epsilon, delta, accountant:
+        ``None`` without privacy. hypothetical: of an extrapolated run. seconds: wall time of
+        this process.
+    """
+
+    config: Mapping[str, Any]
+    data: str
+    clients: int
+    rounds: tuple[RoundMetrics, ...]
+    final_accuracy: float | None
+    majority_share: float
+    ledger: Ledger | None
+    epsilon: float | None
+    delta: float | None
+    accountant: str | None
+    hypothetical: HypotheticalEpsilon | None = None
+    accuracy_by_rank: Mapping[int, float] = field(default_factory=dict[int, float])
+    seconds: float = 0.0
+    unit: str = "user"
+    relation: str = "add-remove"
+    sampling: str = "poisson"
+    trusted: str = "server (adds the noise, sees the clients' deltas)"
+    selection: str = SELECTION
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def reproducible_noise(self) -> bool:
+        """Whether cohort and noise follow from a logged seed, so that anyone can subtract it."""
+        return self.config["noise_seed"] is not None
+
+    @property
+    def why_not_private(self) -> str | None:
+        """Why this run may not be called private, or ``None`` when it may."""
+        if self.ledger is None:
+            return "no noise was added"
+        if self.hypothetical is not None:
+            return f"its noise is a forecast's: {self.hypothetical}"
+        if self.reproducible_noise:
+            return f"its noise follows from noise_seed={self.config['noise_seed']} ({SEEDED})"
+        if self.epsilon is None or not math.isfinite(self.epsilon):
+            return f"its ledger costs epsilon={self.epsilon}"
+        return None
+
+    def privacy(self) -> dict[str, Any]:
+        """The claim that goes with released weights.
+
+        Raises:
+            ValueError: when the run may not be called private, with the reason.
+        """
+        reason = self.why_not_private
+        if reason is not None:
+            raise ValueError(f"Expected a private run to export as private, but {reason}.")
+        keys = ("unit", "relation", "sampling", "trusted", "epsilon", "delta", "accountant")
+        return {"private": True, **{key: getattr(self, key) for key in keys}}
+
+    def export(self, space: AdapterSpace, folder: str | Path, rank: int) -> None:
+        """Write the adapter at a rank with ``privacy.json`` beside it, which says what it is.
+
+        Arguments:
+            space: the trained adapters. folder: made when missing. rank: 1..R.
+        """
+        reason = self.why_not_private
+        claim = self.privacy() if reason is None else {"private": False, "reason": reason}
+        space.export(folder, rank)
+        (Path(folder) / PRIVACY_FILE).write_text(json.dumps(claim, indent=2), encoding="utf-8")
+
+    def export_private(self, space: AdapterSpace, folder: str | Path, rank: int) -> None:
+        """Write the adapter at a rank as private, or refuse before anything is written.
+
+        Raises:
+            ValueError: when the run may not be called private, with the reason.
+        """
+        self.privacy()
+        self.export(space, folder, rank)
+
+    def to_json(self) -> str:
+        """The report as strict JSON."""
+        flat = {f.name: getattr(self, f.name) for f in fields(self)}
+        flat |= {
+            "format": FORMAT,
+            "rounds": [metrics.to_dict() for metrics in self.rounds],
+            "ledger": None if self.ledger is None else json.loads(self.ledger.to_json()),
+            "epsilon": None if self.epsilon is None else finite_or_text(self.epsilon),
+            "hypothetical": None if self.hypothetical is None else self.hypothetical.to_dict(),
+            "randomness": SEEDED if self.reproducible_noise else SECRET,
+            "withheld": None if self.ledger is None else WITHHELD,
+            "why_not_private": self.why_not_private,
+        }
+        return json.dumps(flat, indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The report that `to_json` wrote (ValueError when it is not one)."""
+        try:
+            flat = json.loads(text)
+            values = {f.name: flat[f.name] for f in fields(cls)}
+            values["rounds"] = tuple(RoundMetrics(**entry) for entry in flat["rounds"])
+            values["accuracy_by_rank"] = {int(r): a for r, a in flat["accuracy_by_rank"].items()}
+            if flat["ledger"] is not None:
+                values["ledger"] = Ledger.from_json(json.dumps(flat["ledger"]))
+                values["epsilon"] = float(flat["epsilon"])
+            if flat["hypothetical"] is not None:
+                values["hypothetical"] = HypotheticalEpsilon.from_dict(flat["hypothetical"])
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"Expected the JSON of a train report, got {error!r}.") from error
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def timed(self, seconds: float) -> Self:
+        """The same report with its wall time."""
+        return replace(self, seconds=seconds)
+
+
+def versions() -> dict[str, str]:
+    """What a run was computed with."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed as a distribution"
+    return found

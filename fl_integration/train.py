@@ -1,0 +1,170 @@
+"""From a request to a folder: data, model, plan, training, adapters, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from accountants import calibrate
+from dpmech import Gaussian, Noise, PrivacyPlan, Sampling, Sensitivity, Target
+from fl_integration.adapters import AdapterSpace
+from fl_integration.client import Tokens
+from fl_integration.config import FederatedConfig
+from fl_integration.data import FederatedData, load_data
+from fl_integration.extrapolate import Extrapolation, extrapolate
+from fl_integration.federate import Progress, federate
+from fl_integration.models import load_model
+from fl_integration.report import TrainReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """One training run as a user asks for it.
+
+    Arguments:
+        out: folder for adapters, report, plan, ledger and the checkpoint of an interrupted run.
+        data, data_dir, model: names for `load_data` and `load_model`.
+        config: of the federation.
+        epsilon, delta: the target; without ``epsilon`` and ``plan`` the run is not private. δ is
+            by default a tenth of one over the number of users protected.
+        noise: the family that is calibrated to the target (its scale does not matter).
+        plan: a finished plan instead of a target.
+        population, population_cohort: forecast for N' users and c' = q'·N' of them a round
+            (default: the simulation's own sampling rate).
+        ranks: ranks to export (default 1, 2, 4, … R). max_length: tokens a text.
+
+    Raises:
+        ValueError: a target and a plan together, or a cohort without a population.
+    """
+
+    out: Path
+    data: str = "docstrings"
+    data_dir: Path | None = None
+    model: str = "minilm"
+    config: FederatedConfig = field(default_factory=FederatedConfig)
+    epsilon: float | None = None
+    delta: float | None = None
+    noise: Noise = field(default_factory=lambda: Gaussian(sigma=1.0))
+    plan: PrivacyPlan | None = None
+    population: int | None = None
+    population_cohort: float | None = None
+    ranks: tuple[int, ...] = ()
+    max_length: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse requests that contradict themselves."""
+        if self.plan is not None and self.epsilon is not None:
+            raise ValueError(f"Expected a plan or epsilon={self.epsilon}, not both.")
+        if self.population is None and self.population_cohort is not None:
+            raise ValueError(
+                f"Expected population_cohort={self.population_cohort} with a population."
+            )
+        if self.population is not None and self.plan is None and self.epsilon is None:
+            raise ValueError(
+                f"Expected a plan or an epsilon with population={self.population}: without noise"
+                " there is nothing to extrapolate."
+            )
+
+    @property
+    def exported(self) -> tuple[int, ...]:
+        """The ranks to export, 1..R."""
+        top = self.config.rank
+        if self.config.system == "lora":
+            return self.ranks or (top,)
+        return self.ranks or tuple(sorted({2**k for k in range(top.bit_length())} | {top}))
+
+
+def default_delta(users: int) -> float:
+    """δ = 1/(10·users), one tenth of what would let a release of one whole record pass.
+
+    >>> default_delta(1000)
+    0.0001
+    """
+    if users < 1:
+        raise ValueError(f"Expected users={users} >= 1.")
+    return 1.0 / (10 * users)
+
+
+def plan_for(
+    config: FederatedConfig, noise: Noise, target: Target, *, rate: float, dim: int
+) -> PrivacyPlan:
+    """Calibrate a noise family for a configuration: its clip, its rounds, ``rate`` and ``dim``.
+
+    Arguments:
+        config: clip and rounds. noise: the family. target: (ε, δ). rate: q. dim: dim(R).
+
+    Raises:
+        ValueError: without a clip. NoDominatingPair, Unattainable: from the calibration.
+    """
+    if config.clip is None:
+        raise ValueError("Expected clip=None to be a number: noise without a clip protects no one.")
+    return calibrate(
+        noise,
+        target,
+        steps=config.rounds,
+        sampling=Sampling(rate=rate),
+        sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=dim),
+    )
+
+
+def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainReport:
+    """Run a request and leave its results in ``request.out``.
+
+    **Guarantees**
+
+    * ``plan.json`` is written before training, ``report.json`` and ``ledger.json`` after it; each
+      ``adapters/rank-b/`` holds weights and a ``privacy.json`` that says what they may be called.
+    * An interrupted run continues when it is asked for again; a finished one is not repeated.
+
+    Raises:
+        ValueError, NoDominatingPair, Unattainable: before any client is asked.
+    """
+    config, out = request.config, Path(request.out)
+    data = load_data(request.data, data_dir=request.data_dir, seed=config.seed)
+    classifier, tokenizer = load_model(request.model, labels=len(data.labels), seed=config.seed)
+    space = AdapterSpace(
+        classifier,
+        rank=config.rank,
+        alpha=config.alpha,
+        scale=config.scale,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    privacy = privacy_for(request, data, dim=space.dim(config.rank))
+    out.mkdir(parents=True, exist_ok=True)
+    if privacy is not None:
+        plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
+        plan.save(out / "plan.json")
+    tokens = Tokens(data, tokenizer, max_length=request.max_length)
+    report = federate(
+        space, tokens, config, privacy, checkpoint_dir=out / "checkpoint", progress=progress
+    )
+    for rank in request.exported:
+        report.export(space, out / "adapters" / f"rank-{rank}", rank)
+    report.save(out / "report.json")
+    if report.ledger is not None:
+        report.ledger.save(out / "ledger.json")
+    return report
+
+
+def privacy_for(
+    request: TrainRequest, data: FederatedData, *, dim: int
+) -> PrivacyPlan | Extrapolation | None:
+    """The plan that a request asks for: given, calibrated, for these clients or for a forecast."""
+    config, clients = request.config, len(data.clients)
+    users = request.population or clients
+    cohort = request.population_cohort or config.rate(clients) * users
+    plan = request.plan
+    if plan is None and request.epsilon is not None:
+        delta = default_delta(users) if request.delta is None else request.delta
+        target = Target(epsilon=request.epsilon, delta=delta)
+        plan = plan_for(config, request.noise, target, rate=cohort / users, dim=dim)
+    if plan is None or request.population is None:
+        return plan
+    return extrapolate(
+        plan,
+        population=request.population,
+        simulated_clients=clients,
+        simulated_cohort=config.cohort,
+    )

@@ -1,0 +1,99 @@
+"""A request becomes a folder that holds everything about the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accountants import PLD, Ledger
+from dpmech import Gaussian, Laplace, NoDominatingPair, PrivacyPlan
+from fl_integration.config import FederatedConfig
+from fl_integration.report import TrainReport
+from fl_integration.train import TrainRequest, default_delta, train
+
+
+@pytest.fixture
+def request_file(tmp_path: Path) -> TrainRequest:
+    """A file of 40 clients with two classes."""
+    rng = np.random.default_rng(0)
+    lines = ["text\tlabel\tclient"]
+    for client in range(40):
+        for _ in range(4):
+            label = int(rng.integers(2))
+            lines.append(f"{('hot', 'cold')[label]} word {rng.integers(50)}\t{label}\tc{client}")
+    path = tmp_path / "texts.tsv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    config = FederatedConfig(rank=2, rounds=4, cohort=10, clip=0.5, eval_every=2)
+    return TrainRequest(out=tmp_path / "out", data=str(path), model="tiny", config=config)
+
+
+def test_a_private_request_leaves_plan_ledger_report_and_adapters(
+    request_file: TrainRequest,
+) -> None:
+    request = replace(request_file, epsilon=3.0)
+    report = train(request)
+    out = request.out
+    plan, ledger = PrivacyPlan.load(out / "plan.json"), Ledger.load(out / "ledger.json")
+    assert TrainReport.from_json((out / "report.json").read_text()).epsilon == report.epsilon
+    assert ledger == report.ledger
+    assert plan.target.delta == default_delta(report.clients)
+    assert PLD().compose_ledger(ledger).epsilon(report.delta) == pytest.approx(
+        report.epsilon, rel=1e-3
+    )
+    assert report.epsilon <= plan.epsilon * (1 + 1e-6) <= 3.0 * (1 + 1e-6)
+    for rank in (1, 2):
+        claim = json.loads((out / "adapters" / f"rank-{rank}" / "privacy.json").read_text())
+        assert claim["private"] is True
+        assert claim["epsilon"] == report.epsilon
+
+
+def test_asking_again_does_not_spend_again(request_file: TrainRequest) -> None:
+    request = replace(request_file, epsilon=3.0)
+    first = train(request)
+    again = train(request)
+    assert replace(again, seconds=0) == replace(first, seconds=0)
+
+
+def test_a_finished_plan_can_be_given(request_file: TrainRequest, tmp_path: Path) -> None:
+    train(replace(request_file, epsilon=3.0))
+    plan = PrivacyPlan.load(request_file.out / "plan.json")
+    report = train(replace(request_file, plan=plan, out=tmp_path / "second"))
+    assert report.ledger.entries[0][0].noise == plan.mechanism.noise
+
+
+def test_without_a_target_nothing_is_private(request_file: TrainRequest) -> None:
+    report = train(replace(request_file, ranks=(1,)))
+    assert report.epsilon is None
+    assert not (request_file.out / "ledger.json").exists()
+    claim = json.loads((request_file.out / "adapters/rank-1/privacy.json").read_text())
+    assert claim == {"private": False, "reason": "no noise was added"}
+
+
+def test_a_forecast_is_calibrated_for_the_population(request_file: TrainRequest) -> None:
+    report = train(replace(request_file, epsilon=2.0, population=100_000))
+    guess = report.hypothetical
+    assert guess.epsilon <= 2.0 < report.epsilon
+    assert guess.delta == default_delta(100_000)
+    assert guess.cohort == pytest.approx(100_000 * 10 / report.clients)
+    claim = json.loads((request_file.out / "adapters/rank-2/privacy.json").read_text())
+    assert claim["private"] is False
+
+
+def test_contradictions_are_refused(request_file: TrainRequest) -> None:
+    with pytest.raises(ValueError, match="population_cohort=5"):
+        replace(request_file, population_cohort=5)
+    with pytest.raises(ValueError, match="population=100"):
+        replace(request_file, population=100)
+    with pytest.raises(ValueError, match="clip=None"):
+        train(replace(request_file, epsilon=1.0, config=replace(request_file.config, clip=None)))
+    with pytest.raises(NoDominatingPair, match="laplace"):
+        train(replace(request_file, epsilon=1.0, noise=Laplace(b=1.0)))
+    train(replace(request_file, epsilon=3.0))
+    plan = PrivacyPlan.load(request_file.out / "plan.json")
+    with pytest.raises(ValueError, match=r"epsilon=1\.0"):
+        replace(request_file, epsilon=1.0, plan=plan)
+    assert isinstance(plan.mechanism.noise, Gaussian)
