@@ -93,8 +93,8 @@ def _ratio_in_cell(cells: CellMasses, levels: Floats) -> Floats:
 def _shares(cells: CellMasses, levels: Floats, step: float) -> tuple[Floats, Floats]:
     """Share of each inner cell's P-mass that goes to its upper level, and its rounding error.
 
-    P-mass m with Q-mass q at losses in [l, l + h] is kept, both, by a share (1 - q e^l/m)/(1 -
-    e^-h).
+    P-mass m with Q-mass q at losses in [l, l + h] is kept, both, by the share
+    (1 - q e^l/m)/(1 - e^-h).
     """
     unit = -math.expm1(-step)
     # ln p - ln q - l carries the rounding of its terms, however small the cell is.
@@ -112,7 +112,9 @@ def _split(inner: Floats, share: Floats) -> Floats:
 def _spread(cells: CellMasses, levels: Floats, step: float) -> Floats:
     """Each cell's mass split between its ends: P- and Q-mass kept, so the curve nowhere falls."""
     share, error = _shares(cells, levels, step)
-    atoms = _split(cells.p[1:-1], share + error)
+    # A cell whose Q-mass was rounded away has no ratio to go by: all of it moves up.
+    known = np.isfinite(cells.log_q[1:-1])
+    atoms = _split(cells.p[1:-1], np.where(known, share + error, 1.0))
     atoms[0] += cells.p[0]
     return atoms
 
@@ -149,7 +151,8 @@ def _contracted(cells: CellMasses, levels: Floats, step: float) -> Floats:
     end = int(np.argmax(drop >= curve))
     atoms[end] += np.sum(atoms[end + 1 :])
     atoms[end + 1 :] = 0.0
-    return convexified(atoms, odds)
+    # Powers of e^h accumulate a rounding each level; less mass is a valid lower bound.
+    return convexified(atoms, odds) * (1 - 4e-16 * len(atoms))
 
 
 def _curve(atoms: Floats, odds: float) -> Floats:

@@ -59,12 +59,13 @@ def calibrate(
     **Guarantees.** The plan's epsilon is proved by the named accountant and is at most the
     target's: the search ends on the safe side, and the end is checked once more.
 
-    Raises Unattainable where no scale meets the target, NoDominatingPair where nothing is proved.
+    Raises Unattainable where no scale meets the target (``reached`` is the ratio of the epsilon
+    reached to the target's), NoDominatingPair where nothing is proved.
 
     >>> from dpmech import Gaussian
     >>> plan = calibrate(Gaussian(sigma=1.0), Target(epsilon=1.0, delta=1e-5))
     >>> plan.epsilon <= 1.0, round(plan.mechanism.noise.sigma, 3)
-    (True, 3.73)
+    (True, 3.731)
     """
     release = Mechanism(
         noise=noise,
@@ -107,7 +108,7 @@ def _log_ratio(epsilon: float, target: float) -> float:
 def smallest_safe(excess: Callable[[float], float], start: float, *, within: float) -> float:
     """An x with ``excess(x) <= 0``, ``within`` of the smallest, for an excess that falls in x.
 
-    Raises Unattainable where no x up to 60 above ``start`` has it.
+    Raises Unattainable where no x up to 60 above ``start`` has it; its ``reached`` is e^excess.
     """
     known = functools.cache(excess)
     if known(start) > 0:
@@ -117,10 +118,11 @@ def smallest_safe(excess: Callable[[float], float], start: float, *, within: flo
     if known(low) <= 0:
         return low  # (almost) no noise already meets the target
     if known(high) > 0:
+        ratio = math.exp(known(high))
         raise Unattainable(
-            f"No scale up to e^{_LOG_LIMIT:.0f} times the law given meets the target; it stays "
-            f"at {math.exp(known(high)):.6g} times it. Allow a larger delta or epsilon.",
-            reached=math.exp(known(high)),
+            f"No scale up to e^{_LOG_LIMIT:.0f} times the law given meets the target; epsilon is "
+            f"still {ratio:.6g} times it there. Allow a larger delta or epsilon.",
+            reached=ratio,
         )
     x = optimize.brentq(known, low, high, xtol=within / 4, rtol=1e-15) if known(high) < 0 else high
     # The root may lie a hair on the unsafe side, and the accountant's own grid may shift a little.

@@ -30,7 +30,7 @@ class PLD:
 
     >>> from dpmech import Gaussian, Mechanism
     >>> round(PLD().compose(Mechanism(noise=Gaussian(sigma=2.0)), 10).epsilon(1e-5), 2)
-    7.57
+    7.51
     """
 
     ledger: Ledger = field(default_factory=Ledger)

@@ -196,7 +196,8 @@ class _Loss:
         low, high = self.pair.loss_range(0.0)
         levels = np.linspace(low, high, 2_000)
         log_p = self.pair.masses(levels).log_p
-        exponents = log_p[:-1] + (orders[:, None] - 1) * levels
+        # Each cell at its upper end; rounding may put an atom at the highest loss above it.
+        exponents = log_p + (orders[:, None] - 1) * np.append(levels, high + 1e-9 * (1 + abs(high)))
         total = np.logaddexp.reduce(log_p)
         return (np.logaddexp.reduce(exponents, axis=1) - total) / (orders - 1)
 

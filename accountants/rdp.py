@@ -40,10 +40,12 @@ def renyi_divergence(
 ) -> Floats:
     """Upper bounds on the Rényi divergence of one run at ``orders`` > 1; inf where it diverges.
 
-    **Guarantees.** Never below the true divergence of the dominating pair: margins for quadrature,
-    cut tails and rounding are added (relative 1e-9). Of a symmetric noise the removal has the
-    larger divergence at every order, since the reflection x -> s - x exchanges the base pair
-    (Mironov, Talwar & Zhang 2019, Theorem 5): the default bounds both directions.
+    **Guarantees.** Never below the true divergence of the dominating pair: bounds on cut tails and
+    margins for rounding and quadrature are added (1e-9, relative). The quadrature's margin is what
+    two of its resolutions differ by, where no closed form or binomial sum is used.
+    Of a symmetric noise the removal has the larger divergence at every order, since the reflection
+    x -> s - x exchanges the base pair (Mironov, Talwar & Zhang 2019, Theorem 5): the default bounds
+    both directions.
 
     Raises NoDominatingPair where nothing is proved.
 

@@ -44,7 +44,7 @@ PRV_SHARE, PRV_LEAST = 0.01, 2e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """``steps`` releases of ``noise``, sensitivity 1, Poisson rate ``rate``, epsilon at ``delta``."""
+    """``steps`` releases of ``noise`` (sensitivity 1, Poisson ``rate``); epsilon at ``delta``."""
 
     name: str
     noise: Noise
@@ -244,7 +244,7 @@ def report() -> str:
             "",
             *accountants_table(),
             "",
-            "dp-accounting: upper bound at its default discretisation (1e-4). prv-accountant: asked",
+            "dp-accounting: upper bound at its default step (1e-4). prv-accountant: asked",
             f"for an error of {PRV_SHARE:.0%} of ε, at least {PRV_LEAST:g}; ours aims at 0.01 %.",
             "",
             "## LMO grid, 40 824 points, ε = 3, δ = 1e-10, the winner's proof included",

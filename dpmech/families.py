@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from dpmech.noise import Floats, Noise, Shape, checked_positive
-
-if TYPE_CHECKING:
-    from dpmech.loss import DominatingPair
 
 _LN2 = math.log(2)
 
@@ -340,11 +337,6 @@ class Staircase(Noise):
 
     def scaled(self, factor: float) -> Self:
         return replace(self, width=self.width * checked_positive("factor", factor))
-
-    def pair(self, shift: float) -> DominatingPair:
-        from dpmech.loss import AtomicPair, staircase_atoms
-
-        return AtomicPair.from_cells(*staircase_atoms(self, shift))
 
     @property
     def variance(self) -> float:

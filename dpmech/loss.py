@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpmech.families import Staircase
 from dpmech.noise import Floats, Noise
-
-if TYPE_CHECKING:
-    from dpmech.families import Staircase
 
 _EPS = float(np.finfo(np.float64).eps)
 _LN2 = float(np.log(2))
@@ -376,6 +374,16 @@ def staircase_atoms(law: Staircase, shift: float) -> tuple[Floats, Floats, float
     log_p, _ = _interval(law, cuts[:-1] - shift, cuts[1:] - shift)
     outside = float(law.sf(cuts[-1] - shift) + law.sf(shift - cuts[0]))
     return losses, np.exp(log_p), outside
+
+
+def pair_of(noise: Noise, shift: float) -> DominatingPair:
+    """P = the law centred at ``shift`` against Q = the law centred at 0.
+
+    The pair dominates every smaller shift, because the laws here are unimodal (mathematics.md §3).
+    """
+    if isinstance(noise, Staircase):
+        return AtomicPair.from_cells(*staircase_atoms(noise, shift))
+    return PeakedPair(noise=noise, shift=shift)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Literal, Self, cast, get_args
 
 from dpmech.errors import NoDominatingPair
 from dpmech.families import Gaussian, Laplace
-from dpmech.loss import DominatingPair, SubsampledPair
+from dpmech.loss import DominatingPair, SubsampledPair, pair_of
 from dpmech.noise import Noise, checked_positive
 from dpmech.parse import noise_from_dict
 
@@ -79,7 +79,7 @@ class Mechanism:
     def base_pair(self) -> DominatingPair:
         """The pair of the release before sampling: P centred at the sensitivity, Q at 0."""
         self._refuse_unproved()
-        return self.noise.pair(self.sensitivity.bound)
+        return pair_of(self.noise, self.sensitivity.bound)
 
     def pairs(self) -> tuple[DominatingPair, ...]:
         """The pairs to compose, one per direction: (remove, add); at rate 1 they coincide."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import elementwise
-
-if TYPE_CHECKING:
-    from dpmech.loss import DominatingPair
 
 Floats = NDArray[np.float64]
 Shape = int | tuple[int, ...]
@@ -88,16 +85,10 @@ class Noise(ABC):
         """Where ln f(x - s)/f(x) is largest on [s/2, inf): it rises before and falls after.
 
         Log-concave laws never fall (inf, the default). Log-convex ones peak at s. A law whose loss
-        has more than one peak must override :meth:`pair`.
+        has more than one peak needs a pair of its own (:func:`dpmech.loss.pair_of`).
         """
         del shift
         return np.inf
-
-    def pair(self, shift: float) -> DominatingPair:
-        """P = the law centred at ``shift`` against Q = the law centred at 0."""
-        from dpmech.loss import PeakedPair  # a law knows its pair; the pair is built on laws
-
-        return PeakedPair(noise=self, shift=shift)
 
     @property
     def support(self) -> float:

@@ -162,14 +162,20 @@ def _renyi(rows: NDArray[np.int64], s: float, q: float) -> Floats:
     log_q, log_p = _log_density_rows(rows, x), _log_density_rows(rows, x - s)
     loss = log_p - log_q
     result = np.zeros((len(rows), len(_RANKING_ORDERS)))
-    mass, other = np.exp(log_q) * weight, np.exp(log_p) * weight
+    mass, other = log_q + np.log(weight), log_p + np.log(weight)
     # On x < s/2 the two laws change places, so each node serves twice.
     up, down = np.log1p(q * np.expm1(loss)), np.log1p(q * np.expm1(-loss))
     for i, a in enumerate(_RANKING_ORDERS):
-        remove = np.sum(mass * np.exp(a * up) + other * np.exp(a * down), axis=1)
-        add = np.sum(mass * np.exp((1 - a) * up) + other * np.exp((1 - a) * down), axis=1)
+        remove = _integral(mass + a * up, other + a * down)
+        add = _integral(mass + (1 - a) * up, other + (1 - a) * down)
         result[:, i] = np.log(np.maximum(np.maximum(remove, add), 1.0)) / (a - 1)
     return result
+
+
+def _integral(first: Floats, second: Floats) -> Floats:
+    """Sums of e^first + e^second per row; where they overflow the order is useless: inf."""
+    with np.errstate(over="ignore"):
+        return np.sum(np.exp(first) + np.exp(second), axis=1)
 
 
 def _log_density_rows(rows: NDArray[np.int64], x: Floats) -> Floats:

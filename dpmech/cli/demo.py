@@ -7,12 +7,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dpmech.cli._demo_report import ScalarLaw, write_report
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, print_json, talk
 
@@ -29,16 +30,9 @@ app = subcommand()
 _EPSILON, _DELTA = 1.0, 1e-6
 _FORECASTS = ((2.0, 100_000), (0.5, 1_000_000))
 _HONEST_EPSILON = 8.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalarLaw:
-    """One law at the scalar target, and what may be said of it as noise on the LoRA vector."""
-
-    label: str
-    noise: Noise
-    epsilon: float
-    vector: str
+# A small population pays for its noise with a larger cohort, a smaller adapter and shorter steps.
+_HONEST: dict[str, Any] = {"rank": 2, "server_lr": 1.0}
+_HONEST_COHORT = 4  # times the others'
 
 
 @app.command()
@@ -56,7 +50,6 @@ def demo(
     An interrupted demo continues where it stopped; a finished run is not repeated.
     """
     began = time.perf_counter()
-    from dpmech.cli._demo_report import write_report
     from dpmech.plotting import require_matplotlib
 
     require_matplotlib()
@@ -135,16 +128,22 @@ def _requests(out: Path, *, model: str, rounds: int, cohort: float) -> dict[str,
 
     load_data("docstrings")  # built here, so that the runs below find it in the cache
     config = FederatedConfig(rounds=rounds, cohort=cohort)
-    common: dict[str, Any] = {"model": model, "config": config}
-    requests = {"non-private": TrainRequest(out=out / "runs" / "non-private", **common)}
+    honest = replace(config, cohort=_HONEST_COHORT * cohort, **_HONEST)
+    requests = {  # the longest first
+        "private": TrainRequest(
+            out=out / "runs" / "private", epsilon=_HONEST_EPSILON, model=model, config=honest
+        ),
+        "non-private": TrainRequest(out=out / "runs" / "non-private", model=model, config=config),
+    }
     for epsilon, population in _FORECASTS:
         name = f"forecast-{epsilon:g}"
         requests[name] = TrainRequest(
-            out=out / "runs" / name, epsilon=epsilon, population=population, **common
+            out=out / "runs" / name,
+            epsilon=epsilon,
+            population=population,
+            model=model,
+            config=config,
         )
-    requests["private"] = TrainRequest(
-        out=out / "runs" / "private", epsilon=_HONEST_EPSILON, **common
-    )
     return requests
 
 

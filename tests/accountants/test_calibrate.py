@@ -26,6 +26,7 @@ from dpmech import (
     TruncatedLaplace,
     Unattainable,
 )
+from dpmech.loss import pair_of
 
 TARGET = Target(epsilon=1.0, delta=1e-5)
 LAWS: tuple[Noise, ...] = (
@@ -120,7 +121,7 @@ def test_truncated_laplace_is_scaled_until_its_infinite_mass_fits(delta: float) 
     target = Target(epsilon=1.0, delta=delta)
     plan = calibrate(law, target)
     assert epsilon_of(plan) <= 1.0
-    assert float(plan.mechanism.noise.pair(1.0).infinite_mass) <= delta
+    assert float(pair_of(plan.mechanism.noise, 1.0).infinite_mass) <= delta
 
 
 SHAPES: list[tuple[str, Callable[[float], float], float]] = [

@@ -21,7 +21,7 @@ from dpmech import (
     Staircase,
     TruncatedLaplace,
 )
-from dpmech.loss import AtomicPair, PeakedPair, SubsampledPair, staircase_atoms
+from dpmech.loss import AtomicPair, PeakedPair, SubsampledPair, pair_of, staircase_atoms
 from dpmech.noise import Floats
 
 RATES = (1.0, 0.1)
@@ -207,7 +207,7 @@ def test_loss_error_is_small(every_law: Noise) -> None:
 
 def test_loss_error_covers_a_rate_next_to_one() -> None:
     mp = pytest.importorskip("mpmath")
-    base = Gaussian(sigma=1.0).pair(1.0)
+    base = pair_of(Gaussian(sigma=1.0), 1.0)
     for rate in (0.4, 0.6, 0.999, 1 - 1e-6, 1 - 1e-9):
         pair = SubsampledPair(base=base, rate=rate, direction="remove")
         least = math.log1p(-rate)
