@@ -137,7 +137,7 @@ class Window:
 
     @property
     def losses(self) -> Floats:
-        return self.low + self.step * np.arange(len(self.mass))
+        return self.low + self.step * np.arange(len(self.mass), dtype=np.float64)
 
     def _kernel(self, epsilon: float) -> tuple[Floats, Floats]:
         """g at the losses above epsilon, and the mass there."""

@@ -37,7 +37,7 @@ class Lattice:
 
     @property
     def losses(self) -> Floats:
-        return self.offset + self.step * (self.start + np.arange(len(self.p)))
+        return self.offset + self.step * (self.start + np.arange(len(self.p), dtype=np.float64))
 
 
 def fitted_step(pair: DominatingPair, step: float) -> float:
@@ -61,7 +61,7 @@ def bracket(pair: DominatingPair, step: float, tail: float) -> tuple[Lattice, La
     offset = min(atoms) - 1e-9 * step if atoms else 0.0
     start = math.floor((low - offset) / step)
     count = math.ceil((high - offset) / step) + 2 - start
-    levels = offset + step * (start + np.arange(count))
+    levels = offset + step * (start + np.arange(count, dtype=np.float64))
     cells = pair.masses(levels)
     rounding = cells.loss_error + 4e-16 * float(np.max(np.abs(levels)))
     dominating = Lattice(

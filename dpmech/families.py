@@ -16,7 +16,7 @@ _LN2 = math.log(2)
 
 
 def _signs(shape: Shape, rng: np.random.Generator) -> Floats:
-    return rng.integers(0, 2, shape) * 2.0 - 1.0
+    return rng.integers(0, 2, shape).astype(np.float64) * 2.0 - 1.0
 
 
 def _mirrored(x: Floats, log_tail: Floats) -> Floats:

@@ -364,7 +364,7 @@ def staircase_atoms(law: Staircase, shift: float) -> tuple[Floats, Floats, float
     steps = int(np.ceil(700 / law.epsilon)) + 1
     if steps > 2_000_000:
         raise ValueError(f"Expected epsilon={law.epsilon} of a staircase law to be at least 0.001.")
-    edges = law.width * (np.arange(steps) + law.gamma)
+    edges = law.width * (np.arange(steps, dtype=np.float64) + law.gamma)
     edges = np.concatenate([-edges[::-1], edges])
     cuts = np.unique(np.concatenate([edges, edges + shift]))
     # Cuts that agree to rounding enclose no mass; the cells between them would have a random loss.

@@ -154,7 +154,9 @@ def _read(source: str, data_dir: Path | None) -> Rows:
         return sst2_rows(data_dir)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ValueError(f"Expected docstrings, sst2 or a .tsv, .csv or .jsonl file, got {source}.")
+        raise ValueError(
+            f"No such file: {source!r}; give docstrings, sst2, or a .tsv, .csv or .jsonl file."
+        )
     return file_rows(path)
 
 

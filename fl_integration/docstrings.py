@@ -156,7 +156,7 @@ def build_rows(libraries: Iterable[Library], *, top: int = TOP, progress: bool =
     first: dict[str, tuple[str, str]] = {}  # by text: the first module keeps it
     files = [(library, file) for library in shelf for file in _sources(library.folder)]
     for library, file in tqdm(
-        files, "docstrings", unit="file", file=sys.stderr, disable=not progress
+        files, "docstrings", unit="file", file=sys.stderr, disable=None if progress else True
     ):
         module = _module(library, file)
         for paragraph in paragraphs(file):

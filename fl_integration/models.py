@@ -4,7 +4,8 @@ The head starts at zero, dropout is off and attention is eager: local training i
 and `torch.func.vmap` can run over it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, BertConfig
+from transformers.utils import logging as hf_logging
 
 from fl_integration.data import Tokenizer
 
@@ -145,15 +147,28 @@ def _bundled() -> str:
         ) from error
 
 
+@contextmanager
+def _without_bars() -> Generator[None, None, None]:
+    """Load without the library's bars (they last a moment, and fill the logs of batch jobs)."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
 def _pretrained(
     source: str, *, labels: int, dtype: torch.dtype, offline: bool
 ) -> tuple[Classifier, Tokenizer]:
     """Load an encoder and its tokenizer from a folder or the hub."""
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-        encoder: Any = AutoModel.from_pretrained(
-            source, local_files_only=offline, dtype=dtype, attn_implementation="eager"
-        )
+        with _without_bars():
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=offline)
+            encoder: Any = AutoModel.from_pretrained(
+                source, local_files_only=offline, dtype=dtype, attn_implementation="eager"
+            )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Expected a local folder or a hub id of a model, got {source}: {error}"

@@ -95,7 +95,7 @@ class SearchProblem:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The problem that :meth:`to_dict` described."""
-        parts = {
+        parts: dict[str, Any] = {
             "target": Target(**data["target"]),
             "sampling": Sampling(**data["sampling"]),
             "cost": Cost(**data["cost"]),
@@ -118,7 +118,7 @@ class SearchResult:
 
     ``law`` is the winning grid point as it stands; ``epsilon`` and ``lower_epsilon`` bracket its
     true privacy at the problem's delta; ``claimed_epsilon`` is what the grid's accounting gave it.
-    ``epsilons`` and ``costs`` hold the whole grid (in the order of ``lmo.grid_laws``).
+    ``epsilons`` and ``costs`` hold the whole grid (in the order of ``grid.grid_law``).
     """
 
     problem: SearchProblem

@@ -56,12 +56,16 @@ def bounded(name: str, lower: float | None, upper: float, accountant: str) -> st
     """A bound as the user reads it; rounding never makes it stronger, nor does the wording.
 
     >>> bounded("epsilon", None, 1.82821, "rdp")
-    'epsilon <= 1.8283 (proved upper bound)'
+    'epsilon <= 1.8283 (upper bound, quadrature margin estimated)'
     """
     if math.isinf(upper):
         return f"{name} = inf (no finite bound holds)"
-    # What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT.
-    kind = "upper bound of prv-accountant" if accountant == "prv" else "proved upper bound"
+    # What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT; the
+    # margin of the Renyi quadrature is what two of its resolutions differ by, not a proof.
+    kind = {
+        "prv": "upper bound of prv-accountant",
+        "rdp": "upper bound, quadrature margin estimated",
+    }.get(accountant, "proved upper bound")
     truth = "" if lower is None else f"; truth >= {at_least(lower)}"
     return f"{name} <= {at_most(upper)} ({kind}{truth})"
 
