@@ -151,9 +151,6 @@ def _run(request: TrainRequest) -> TrainReport:
     """One training run in a process of its own: one thread, one progress line at its end."""
     import warnings
 
-    # Two processes share two cores: more threads each would only get in each other's way.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from fl_integration import train
 
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -166,6 +163,9 @@ def _trained(
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
+    # Set here, because torch is loaded in the new process before anything of ours runs there: with
+    # more threads than cores the processes wait for each other, and take four times as long.
+    os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         running: dict[Future[TrainReport], str] = {
             pool.submit(_run, request): name for name, request in requests.items()
