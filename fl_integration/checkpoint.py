@@ -14,7 +14,6 @@ round takes the place of one.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +23,7 @@ from safetensors.torch import save
 
 from accountants import Ledger
 from dpmech import Mechanism
+from dpmech.files import write_atomically
 from fl_integration.report import RoundMetrics
 from fl_integration.server import ServerState
 
@@ -80,7 +80,7 @@ class Checkpoint:
         """Write, before any noise is drawn, that a round is about to be released."""
         if self.folder is not None:
             text = json.dumps({"round": round, "mechanism": mechanism.to_dict()})
-            _replace_file(self.folder / INTENT_FILE, text.encode())
+            write_atomically(self.folder / INTENT_FILE, text.encode())
 
     def commit(self, state: TrainState) -> None:
         """Write weights, optimiser memory, ledger and metrics in one atomic step."""
@@ -93,7 +93,7 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
         }
         tensors = {name: getattr(state.server, name).contiguous() for name in _TENSORS}
-        _replace_file(
+        write_atomically(
             self.folder / STATE_FILE, save(tensors, metadata={"state": json.dumps(header)})
         )
 
@@ -149,20 +149,3 @@ def _read(path: Path) -> tuple[dict[str, Any], ServerState]:
         header = json.loads(file.metadata()["state"])
         tensors = {name: file.get_tensor(name) for name in _TENSORS}
     return header, ServerState(**tensors)
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Replace a file atomically and durably: old or new, never a part, whatever is pulled out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    if os.name == "posix":  # elsewhere a folder cannot be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

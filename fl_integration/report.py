@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from accountants import Ledger
+from dpmech.files import write_atomically
 from fl_integration.adapters import AdapterSpace
 from fl_integration.extrapolate import HypotheticalEpsilon, finite_or_text
 
@@ -180,7 +181,7 @@ class TrainReport:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        write_atomically(Path(path), self.to_json())
 
     def timed(self, seconds: float) -> Self:
         """The same report with its wall time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,6 @@ from fl_integration.report import RoundMetrics
 
 # the function of the same name hides the module as an attribute of the package
 federate_module = import_module("fl_integration.federate")
-checkpoint_module = import_module("fl_integration.checkpoint")
 
 
 class Killed(BaseException):
@@ -35,12 +35,12 @@ class Killer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.draws, self.armed = 0, ("", -1)
         self._intend, self._commit = Checkpoint.intend, Checkpoint.commit
-        self._noisy, self._replace = federate_module.noisy_mean, checkpoint_module.os.replace
+        self._noisy, self._replace = federate_module.noisy_mean, os.replace
         self.round = 0
         monkeypatch.setattr(Checkpoint, "intend", lambda *a: self.intend(*a))
         monkeypatch.setattr(Checkpoint, "commit", lambda *a: self.commit(*a))
         monkeypatch.setattr(federate_module, "noisy_mean", self.noisy)
-        monkeypatch.setattr(checkpoint_module.os, "replace", self.move)
+        monkeypatch.setattr(os, "replace", self.move)
 
     def at(self, point: str) -> None:
         if self.armed == (point, self.round):
