@@ -129,7 +129,7 @@ def _requests(out: Path, *, model: str, rounds: int, cohort: float) -> dict[str,
     load_data("docstrings")  # built here, so that the runs below find it in the cache
     config = FederatedConfig(rounds=rounds, cohort=cohort)
     honest = replace(config, cohort=_HONEST_COHORT * cohort, **_HONEST)
-    requests = {  # the longest first
+    requests = {  # the longest starts first
         "private": TrainRequest(
             out=out / "runs" / "private", epsilon=_HONEST_EPSILON, model=model, config=honest
         ),
@@ -175,7 +175,9 @@ def _trained(
             name = running[future]
             done[name] = report = future.result()
             say(f"  {name}: accuracy {report.final_accuracy or 0:.3f} in {report.seconds:.0f} s")
-    return {name: done[name] for name in requests}
+    # For the reader: the reference, the forecasts, then what this population gives.
+    order = sorted(requests, key=lambda name: (name == "private", name != "non-private", name))
+    return {name: done[name] for name in order}
 
 
 def _plots(out: Path, laws: list[ScalarLaw], reports: dict[str, TrainReport]) -> None:
