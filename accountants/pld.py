@@ -14,6 +14,8 @@ from dpmech import DominatingPair, Mechanism
 
 # Share of delta that may be lost, over all releases, to loss tails cut off the grids.
 _TAIL_SHARE = 1e-9
+# A bound this small is as good as 0: what the pairs themselves leave unresolved.
+_NOTHING = 1e-280
 _ROUNDS = 5
 
 
@@ -171,7 +173,11 @@ class _Direction:
             except MemoryError:  # the window outgrew the largest grid: what is proved so far stands
                 break
             low, high = max(low, bounds[0]), min(high, bounds[1])
-            if high <= max(enough, low + tolerance * high) or low == math.inf or step <= floor:
+            if (
+                high <= max(enough, low + tolerance * high, _NOTHING)
+                or low == math.inf
+                or step <= floor
+            ):
                 break
             step *= _refinement(*bounds, tolerance)
         return low, high
