@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,11 @@ def test_an_infinite_epsilon_is_valid_json_and_is_said() -> None:
 def test_what_is_claimed_is_said() -> None:
     ran = run("epsilon", "gaussian:sigma=1", "--delta", "1e-5", "--accountant", "rdp")
     first = ran.stdout.splitlines()[0]
-    assert "proved upper bound" in first
+    # Its quadrature is not proved, and must not be called so; nor has it a lower bound.
+    assert "upper bound, quadrature margin estimated" in first
+    assert "proved" not in first
     assert "truth" not in first
+    assert "proved upper bound; truth" in run("epsilon", "gaussian", "--delta", "1e-5").stdout
     for text in ("one record", "rdp", "l2 sensitivity 1", "Poisson rate 1", "gaussian:sigma=1.0"):
         assert text in ran.stdout
 
@@ -415,13 +417,28 @@ def test_exit_codes_of_the_process(plan: Path) -> None:
     assert started("epsilon", "gaussian", "--steps", "many", *DELTA).returncode == 2
 
 
+SLOW = """
+import sys, time, accountants
+
+def slow(*args, **options):
+    print("calibrating", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+accountants.calibrate = slow
+"""
+
+
 def test_an_interrupt_is_one_line() -> None:
-    slow = ("calibrate", "lmo", "--epsilon", "1", "--delta", "1e-9", "--steps", "5000")
-    command = [sys.executable, "-c", ENTRY, *slow, "--rate", ".001"]
+    job = ("calibrate", "gaussian", "--epsilon", "1", *DELTA)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        [sys.executable, "-c", SLOW + ENTRY, *job],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
     )
-    time.sleep(2.5)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "calibrating\n"  # now it is inside the subcommand
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
