@@ -417,8 +417,12 @@ def test_exit_codes_of_the_process(plan: Path) -> None:
     assert started("epsilon", "gaussian", "--steps", "many", *DELTA).returncode == 2
 
 
+# A shell starts background jobs with interrupts ignored, and their children inherit that; so the
+# handler is set as it is in a terminal.
 SLOW = """
-import sys, time, accountants
+import signal, sys, time, accountants
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def slow(*args, **options):
     print("calibrating", file=sys.stderr, flush=True)
