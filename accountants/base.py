@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -122,3 +123,50 @@ class Accountant(Protocol):
     def lower_epsilon(self, delta: float) -> float | None:
         """A lower bound on epsilon at ``delta``, or None where the accountant has none."""
         ...
+
+    def compose_ledger(self, ledger: Ledger) -> Self:
+        """A new accountant with everything in ``ledger`` added."""
+        ...
+
+    def epsilon_interval(self, delta: float) -> tuple[float | None, float]:
+        """(lower_epsilon, epsilon) at ``delta``, from one computation where there is one."""
+        ...
+
+    def delta_interval(self, epsilon: float) -> tuple[float | None, float]:
+        """(a lower bound or None, delta) at ``epsilon``, likewise."""
+        ...
+
+
+class Composer(ABC):
+    """What every accountant does in the same way."""
+
+    @abstractmethod
+    def compose(self, mechanism: Mechanism, count: int = 1) -> Self:
+        """A new accountant with ``count`` more runs of ``mechanism``."""
+
+    @abstractmethod
+    def delta(self, epsilon: float) -> float:
+        """An upper bound on delta at ``epsilon``."""
+
+    @abstractmethod
+    def epsilon(self, delta: float) -> float:
+        """An upper bound on epsilon at ``delta``."""
+
+    @abstractmethod
+    def lower_epsilon(self, delta: float) -> float | None:
+        """A lower bound on epsilon at ``delta``, or None."""
+
+    def compose_ledger(self, ledger: Ledger) -> Self:
+        """A new accountant with everything in ``ledger`` added."""
+        accountant = self
+        for mechanism, count in ledger.entries:
+            accountant = accountant.compose(mechanism, count)
+        return accountant
+
+    def epsilon_interval(self, delta: float) -> tuple[float | None, float]:
+        """(lower_epsilon, epsilon) at ``delta``."""
+        return self.lower_epsilon(delta), self.epsilon(delta)
+
+    def delta_interval(self, epsilon: float) -> tuple[float | None, float]:
+        """(None, delta) at ``epsilon``: no lower bound."""
+        return None, self.delta(epsilon)

@@ -90,13 +90,14 @@ def calibrate(
         log_scale = smallest_safe(excess(PLD(tolerance=_COARSE)), log_scale, within=_COARSE)
     log_scale = smallest_safe(excess(fresh), log_scale, within=_RELATIVE)
     mechanism, accounted = composed(log_scale, fresh)
+    lower_epsilon, epsilon = accounted.epsilon_interval(target.delta)
     return PrivacyPlan(
         target=target,
         mechanism=mechanism,
         steps=steps,
         accountant=accountant,
-        epsilon=accounted.epsilon(target.delta),
-        lower_epsilon=accounted.lower_epsilon(target.delta),
+        epsilon=epsilon,
+        lower_epsilon=lower_epsilon,
     )
 
 

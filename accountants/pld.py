@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from accountants._compose import Composition, Window, tilted_window
 from accountants._discretise import LARGEST_GRID, bracket, fitted_step
 from accountants._single import single_delta, single_epsilon
-from accountants.base import Ledger, checked_delta, checked_epsilon
+from accountants.base import Composer, Ledger, checked_delta, checked_epsilon
 from dpmech import DominatingPair, Mechanism
 
 # Share of delta that may be lost, over all releases, to loss tails cut off the grids.
@@ -20,7 +20,7 @@ _ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLD:
+class PLD(Composer):
     """Privacy-loss-distribution accountant.
 
     **Guarantees.** ``lower_epsilon <= truth <= epsilon`` and ``lower_delta <= truth <= delta`` for
@@ -46,13 +46,6 @@ class PLD:
         """A new accountant with ``count`` more runs; NoDominatingPair where nothing is proved."""
         mechanism.pairs()
         return PLD(ledger=self.ledger.add(mechanism, count), tolerance=self.tolerance)
-
-    def compose_ledger(self, ledger: Ledger) -> PLD:
-        """A new accountant with everything in ``ledger`` added."""
-        accountant = self
-        for mechanism, count in ledger.entries:
-            accountant = accountant.compose(mechanism, count)
-        return accountant
 
     def epsilon(self, delta: float) -> float:
         """A proved upper bound on epsilon at ``delta``; inf if the infinite loss exceeds delta."""

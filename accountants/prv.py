@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from accountants.base import Ledger, checked_delta, checked_epsilon
+from accountants.base import Composer, Ledger, checked_delta, checked_epsilon
 from accountants.rdp import renyi_divergence
 from dpmech import DominatingPair, Mechanism
 from dpmech.loss import Direction
@@ -38,7 +38,7 @@ _DIRECTIONS: tuple[Direction, Direction] = ("remove", "add")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PRV:
+class PRV(Composer):
     """Adapter to prv-accountant: its interval for epsilon, over both directions.
 
     **Guarantees.** Those of the package (Theorem 5.5 of its paper), not proved here: it certifies
@@ -64,13 +64,6 @@ class PRV:
         """A new accountant with ``count`` more runs; NoDominatingPair where nothing is proved."""
         mechanism.base_pair()
         return PRV(ledger=self.ledger.add(mechanism, count), eps_error=self.eps_error)
-
-    def compose_ledger(self, ledger: Ledger) -> PRV:
-        """A new accountant with everything in ``ledger`` added."""
-        accountant = self
-        for mechanism, count in ledger.entries:
-            accountant = accountant.compose(mechanism, count)
-        return accountant
 
     def epsilon(self, delta: float) -> float:
         """The upper end of the package's interval; inf where the infinite loss exceeds delta."""

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from accountants._lmo import last_valid_order, lmo_bound, lmo_published_epsilon
 from accountants._renyi import renyi_of_pair
-from accountants.base import Ledger, checked_delta, checked_epsilon
+from accountants.base import Composer, Ledger, checked_delta, checked_epsilon
 from accountants.exact import gaussian_renyi, laplace_renyi, subsampled_gaussian_renyi
 from dpmech import Gaussian, Laplace, Mechanism
 from dpmech.loss import Direction
@@ -76,7 +76,7 @@ def _checked_orders(orders: ArrayLike) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RDP:
+class RDP(Composer):
     """Rényi accountant: fast, and loose by some percent.
 
     **Guarantees.** :meth:`epsilon` and :meth:`delta` are upper bounds for both directions (see
@@ -94,13 +94,6 @@ class RDP:
         """A new accountant with ``count`` more runs; NoDominatingPair where nothing is proved."""
         mechanism.base_pair()
         return RDP(ledger=self.ledger.add(mechanism, count))
-
-    def compose_ledger(self, ledger: Ledger) -> RDP:
-        """A new accountant with everything in ``ledger`` added."""
-        accountant = self
-        for mechanism, count in ledger.entries:
-            accountant = accountant.compose(mechanism, count)
-        return accountant
 
     def renyi(self, orders: ArrayLike) -> Floats:
         """Upper bounds on the Rényi divergence of the whole ledger: the sum over its runs."""

@@ -145,9 +145,7 @@ def ledger_epsilon(ledger: Ledger, *, accountant: str, delta: float) -> float:
 @lru_cache(maxsize=64)  # checking a plan and reporting a run ask for the same number
 def _epsilon(ledger: Ledger, accountant: str, delta: float) -> float:
     """ε of a ledger; inf is always a valid upper bound."""
-    composed = accountant_named(accountant)
-    for mechanism, count in ledger.entries:
-        composed = composed.compose(mechanism, count)
+    composed = accountant_named(accountant).compose_ledger(ledger)
     try:
         epsilon = composed.epsilon(delta)
     except (Unattainable, ArithmeticError, MemoryError):

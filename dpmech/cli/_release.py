@@ -158,10 +158,7 @@ class Account:
         """The accountant with everything in it."""
         from accountants import accountant_named
 
-        accountant = accountant_named(self.accountant)
-        for mechanism, count in self.ledger.entries:
-            accountant = accountant.compose(mechanism, count)
-        return accountant
+        return accountant_named(self.accountant).compose_ledger(self.ledger)
 
     def claim(self) -> list[str]:
         """What the bound is about, in words."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dpmech.cli import _release as given
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, bounded, print_json
-
-if TYPE_CHECKING:
-    from accountants import Accountant
 
 app = subcommand()
 
@@ -49,19 +46,10 @@ def delta(
     if epsilon is None and account.plan is None:
         raise ValueError("Expected --epsilon, the epsilon of the claim, such as --epsilon 1.")
     at = account.plan.target.epsilon if epsilon is None and account.plan else float(epsilon or 0)
-    lower, upper = bounds(account.composed(), at)
+    lower, upper = account.composed().delta_interval(at)
     result = {"delta": upper, "lower_delta": lower, "epsilon": at, **account.to_dict()}
     if as_json:
         print_json({**result, "seconds": round(time.perf_counter() - began, 3)})
         return
     claim = bounded("delta", lower, upper, account.accountant)
     typer.echo("\n".join([claim, f"  epsilon: {at:g}", *account.claim()]))
-
-
-def bounds(accountant: Accountant, epsilon: float) -> tuple[float | None, float]:
-    """(lower or None, upper) bounds on delta, from one computation where there is one."""
-    from accountants import PLD
-
-    if isinstance(accountant, PLD):
-        return accountant.delta_interval(epsilon)
-    return None, accountant.delta(epsilon)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dpmech.cli import _release as given
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, bounded, print_json
-
-if TYPE_CHECKING:
-    from accountants import Accountant
 
 app = subcommand()
 
@@ -51,19 +48,10 @@ def epsilon(
     if delta is None and account.plan is None:
         raise ValueError("Expected --delta, the delta of the claim, such as --delta 1e-5.")
     at = account.plan.target.delta if delta is None and account.plan else float(delta or 0)
-    lower, upper = bounds(account.composed(), at)
+    lower, upper = account.composed().epsilon_interval(at)
     result = {"epsilon": upper, "lower_epsilon": lower, "delta": at, **account.to_dict()}
     if as_json:
         print_json({**result, "seconds": round(time.perf_counter() - began, 3)})
         return
     claim = bounded("epsilon", lower, upper, account.accountant)
     typer.echo("\n".join([claim, f"  delta: {at:g}", *account.claim()]))
-
-
-def bounds(accountant: Accountant, delta: float) -> tuple[float | None, float]:
-    """(lower or None, upper) bounds on epsilon, from one computation where there is one."""
-    from accountants import PLD
-
-    if isinstance(accountant, PLD):
-        return accountant.epsilon_interval(delta)
-    return accountant.lower_epsilon(delta), accountant.epsilon(delta)

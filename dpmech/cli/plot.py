@@ -233,12 +233,11 @@ def _curve(text: str, release: given.Release, accountant: str, deltas: Sequence[
     import numpy as np
 
     from accountants import PLD, accountant_named
-    from dpmech.cli.epsilon import bounds
     from dpmech.plotting import Curve
 
     fresh = PLD(tolerance=_TOLERANCE) if accountant == "pld" else accountant_named(accountant)
     composed = fresh.compose(release.mechanism(given.noise_from(text)), release.count)
-    found = [bounds(composed, delta) for delta in deltas]
+    found = [composed.epsilon_interval(delta) for delta in deltas]
     lower = [low for low, _ in found if low is not None]
     return Curve(
         label=text,
