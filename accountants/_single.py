@@ -1,6 +1,6 @@
-"""One release needs no composition: its hockey-stick curve is read off the pair itself.
+"""One release needs no composition: its hockey-stick curve is read off ever finer cells.
 
-delta(eps) = P(A) - e^eps Q(A) with A = {loss > eps}; for any other A it is a lower bound.
+Cells wholly above or below epsilon tell delta to rounding, so only those around it are cut.
 """
 
 from __future__ import annotations
@@ -9,46 +9,90 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from accountants._atoms import Atoms, cut, dominated, dominating
 from dpmech import DominatingPair
+from dpmech.cells import Cells
+from dpmech.noise import Floats
 
-# Beyond any loss error that is not itself a failure.
-_NEAR = 1e-9
+_ROUNDS = 16
+# Parts that an interval is cut into, and how many there should be in all.
+_PIECES, _NEW_EDGES = 32.0, 1000
+# Relative gaps: one that is as good as none, and one that will do where rounding ends progress.
+_CLOSE, _NEARLY = 1e-11, 1e-6
 
 
 def single_delta(pair: DominatingPair, epsilon: float) -> tuple[float, float]:
     """(lower, upper) bounds on delta at ``epsilon`` for one release of the pair."""
-    cells = pair.masses(np.array([epsilon - _NEAR, epsilon]))
-    p, q = float(cells.log_p[-1]), float(cells.log_q[-1])
-    error = float(cells.error[-1])
-    inside, outside = math.exp(p), math.exp(min(epsilon + q, 700.0))
-    # Points put on the wrong side of A have a loss within loss_error of epsilon: each costs that
-    # much, and together they have no more mass than there is above epsilon - _NEAR.
-    above = inside + float(cells.p[-2]) if 3 * cells.loss_error < _NEAR else 1.0
-    margin = error * (inside + outside) + (2 * cells.loss_error + 4e-16 * (1 + epsilon)) * above
-    value = inside - outside
-    low = max(0.0, value - margin) + max(0.0, pair.infinite_mass - 2e-300)
-    return low, min(1.0, max(0.0, value + margin) + pair.infinite_mass)
+
+    def at(cells: Cells) -> tuple[float, float]:
+        return delta_of(dominated(cells), epsilon), delta_of(dominating(cells), epsilon)
+
+    return _sharpened(pair, 1e-300, at, lambda low, high: (epsilon, epsilon))
 
 
 def single_epsilon(pair: DominatingPair, delta: float) -> tuple[float, float]:
     """(lower, upper) bounds on epsilon at ``delta`` for one release of the pair."""
-    if pair.infinite_mass >= delta:
+
+    def at(cells: Cells) -> tuple[float, float]:
+        return epsilon_of(dominated(cells), delta)[0], epsilon_of(dominating(cells), delta)[1]
+
+    return _sharpened(pair, delta * 1e-9, at, lambda low, high: (low, high))
+
+
+def _sharpened(
+    pair: DominatingPair,
+    tail: float,
+    bounds: Callable[[Cells], tuple[float, float]],
+    unsettled: Callable[[float, float], tuple[float, float]],
+) -> tuple[float, float]:
+    """The best bounds on cells cut where their losses are in the ``unsettled`` range."""
+    edges = pair.edges(tail)
+    low, high = 0.0, math.inf
+    for _ in range(_ROUNDS):
+        cells, gap = pair.cells(edges), high - low
+        found = bounds(cells)
+        low, high = max(low, found[0]), min(high, found[1])
+        stuck = high - low > gap / 2 and high <= low * (1 + _NEARLY)
+        if high <= low * (1 + _CLOSE) or stuck:
+            break
+        around = _around(cells, len(edges) - 1, *unsettled(low, high))
+        pieces = min(_PIECES, max(2.0, _NEW_EDGES / max(1, int(np.sum(around)))))
+        edges = cut(edges, np.where(around, pieces, 1.0))
+    return low, high
+
+
+def _around(cells: Cells, intervals: int, low: float, high: float) -> NDArray[np.bool_]:
+    """Which intervals have a cell with losses around [low, high]."""
+    touched = (cells.interval >= 0) & (cells.low <= high) & (cells.high >= low)
+    with np.errstate(invalid="ignore"):  # inf - inf, where the loss is infinite on all of the cell
+        touched &= cells.high - cells.low > 2 * (cells.low_error + cells.high_error)
+    result = np.zeros(max(intervals, 0), dtype=np.bool_)
+    result[cells.interval[touched]] = True
+    return result
+
+
+def delta_of(atoms: Atoms, epsilon: float) -> float:
+    """delta of the atoms themselves at ``epsilon``; their masses have room for its rounding."""
+    return min(1.0, float(np.sum(_excess(atoms, epsilon))) + atoms.infinite)
+
+
+def _excess(atoms: Atoms, epsilon: float) -> Floats:
+    first = int(np.searchsorted(atoms.losses, epsilon))
+    return np.exp(atoms.log_p[first:]) * -np.expm1(epsilon - atoms.losses[first:])
+
+
+def epsilon_of(atoms: Atoms, delta: float) -> tuple[float, float]:
+    """Neighbouring numbers between which delta of the atoms themselves falls to ``delta``."""
+    if atoms.infinite >= delta:
         return math.inf, math.inf
-    # Beyond this loss less than a thousandth of delta is left, finite or not.
-    high = max(0.0, pair.loss_range((delta - pair.infinite_mass) * 1e-3)[1]) + 2 * _NEAR
-    upper = _last(lambda e: single_delta(pair, e)[1] > delta, high)[1]
-    return _last(lambda e: single_delta(pair, e)[0] > delta, high)[0], upper
-
-
-def _last(exceeds: Callable[[float], bool], high: float) -> tuple[float, float]:
-    """(a, b): the predicate, true up to some point of [0, high], holds at a and no longer at b."""
-    if not exceeds(0.0):
+    low, high = 0.0, max(0.0, atoms.highest)
+    if delta_of(atoms, 0.0) <= delta:
         return 0.0, 0.0
-    if exceeds(high):
-        return 0.0, math.inf
-    low = 0.0
-    while high - low > 1e-12 * high:
+    while high - low > 1e-15 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if exceeds(middle) else (low, middle)
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if delta_of(atoms, middle) > delta else (low, middle)
     return low, high

@@ -33,6 +33,8 @@ def checked_epsilon(epsilon: float) -> float:
 class Ledger:
     """The mechanisms that ran on the same data, in order, each with how often it ran.
 
+    All have one relation, the one of every bound that is computed from the ledger.
+
     >>> from dpmech import Gaussian, Mechanism
     >>> release = Mechanism(noise=Gaussian(sigma=1.0))
     >>> Ledger().add(release).add(release, 2).entries[0][1]
@@ -40,6 +42,14 @@ class Ledger:
     """
 
     entries: tuple[tuple[Mechanism, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        relations = {mechanism.relation for mechanism, _ in self.entries}
+        if len(relations) > 1:
+            raise ValueError(
+                f"Expected one relation in a ledger, got {', '.join(sorted(relations))}: costs for "
+                "different neighbours do not add up; account for them in ledgers of their own."
+            )
 
     def add(self, mechanism: Mechanism, count: int = 1) -> Ledger:
         """A new ledger with ``count`` more runs of ``mechanism``, merged with an equal last one."""

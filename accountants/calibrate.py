@@ -1,16 +1,19 @@
-"""How much noise a target needs: the smallest scale found whose proved epsilon meets it."""
+"""How much noise, sampling or repetition a goal allows: the least private still proved to meet it.
+
+Every search ends on the safe side and its end is checked once more, by the accountant that
+:func:`accountant_named` gives to whoever checks the plan.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
 
-from scipy import optimize
-
+from accountants._search import SLOPE, Safe, largest_count, safe_point
 from accountants.base import Accountant
+from accountants.goals import DeltaAt, Goal, excess, met_target, pinned, proved_interval
 from accountants.pld import PLD
 from accountants.prv import PRV
 from accountants.rdp import RDP
@@ -24,20 +27,34 @@ from dpmech import (
     Unattainable,
 )
 
+__all__ = [
+    "AccountantName",
+    "accountant_named",
+    "calibrate",
+    "calibrate_rate",
+    "calibrate_scale",
+    "calibrate_steps",
+    "stages",
+]
+
 AccountantName = Literal["pld", "rdp", "prv"]
 
-# The scale found is within this relative distance of the smallest that meets the target.
-_RELATIVE = 1e-5
-# Tolerance of the first pass.
-_COARSE = 1e-2
-# Scales beyond e^±60 times the law given are no noise anybody means.
-_LOG_LIMIT = 60.0
+# Plans are proved with this relative gap in epsilon, and scales searched to _RELATIVE of the least
+# that is proved: together they stay within 1e-5 of the optimum.
+_PROOF = 5e-6
+_RELATIVE = 4e-6
+_NO_SCALE, _NO_RATE = "No scale up to e^60 times the law given", "No sampling rate down to e^-60"
+# Gaps of the first passes, which come near the answer for little.
+_PASSES = (1e-2, 1e-4)
 
 
 def accountant_named(name: str) -> Accountant:
-    """A fresh accountant called ``pld``, ``rdp`` or ``prv``; ValueError for any other name."""
+    """A fresh accountant called ``pld``, ``rdp`` or ``prv``; ValueError for any other name.
+
+    ``pld`` is finer than ``PLD()``: plans are calibrated, and checked, with a gap of 5e-6.
+    """
     if name == "pld":
-        return PLD()
+        return PLD(tolerance=_PROOF)
     if name == "rdp":
         return RDP()
     if name == "prv":
@@ -47,7 +64,7 @@ def accountant_named(name: str) -> Accountant:
 
 def calibrate(
     noise: Noise,
-    target: Target,
+    target: Goal,
     *,
     steps: int = 1,
     sampling: Sampling | None = None,
@@ -56,92 +73,169 @@ def calibrate(
 ) -> PrivacyPlan:
     """Rescale ``noise`` until ``steps`` releases meet ``target``, and return the plan.
 
-    **Guarantees.** The plan's epsilon is proved by the named accountant and is at most the
-    target's: the search ends on the safe side, and the end is checked once more.
+    **Guarantees.** Those of :func:`calibrate_scale`, for one record added or removed.
 
     Raises Unattainable where no scale meets the target (``reached`` is the ratio of the epsilon
     reached to the target's), NoDominatingPair where nothing is proved.
 
     >>> from dpmech import Gaussian
     >>> plan = calibrate(Gaussian(sigma=1.0), Target(epsilon=1.0, delta=1e-5))
-    >>> plan.epsilon <= 1.0, round(plan.mechanism.noise.sigma, 3)
-    (True, 3.731)
+    >>> plan.epsilon <= 1.0, round(plan.mechanism.noise.sigma, 5)
+    (True, 3.73064)
     """
     release = Mechanism(
         noise=noise,
         sensitivity=sensitivity or Sensitivity(),
         sampling=sampling or Sampling(),
     )
-    fresh = accountant_named(accountant)
+    return calibrate_scale(release, target, steps=steps, accountant=accountant)
 
-    def composed(log_scale: float, empty: Accountant) -> tuple[Mechanism, Accountant]:
-        scaled = replace(release, noise=noise.scaled(math.exp(log_scale)))
-        return scaled, empty.compose(scaled, steps)
 
-    def excess(empty: Accountant) -> Callable[[float], float]:
-        return lambda log_scale: _log_ratio(
-            composed(log_scale, empty)[1].epsilon(target.delta), target.epsilon
+def calibrate_scale(
+    release: Mechanism, goal: Goal, *, steps: int = 1, accountant: str = "pld"
+) -> PrivacyPlan:
+    """The least multiple of the release's noise with which ``steps`` of it meet the goal.
+
+    **Guarantees.** The plan's epsilon is proved by the named accountant, and the goal is met by
+    that accountant: the search ends on the safe side, and the end is checked once more. With
+    ``pld`` the scale is within 1e-5 (relative) of the least that is private enough.
+
+    Raises Unattainable where no scale meets the goal, NoDominatingPair where nothing is proved.
+
+    >>> from accountants.goals import Advantage
+    >>> from dpmech import Gaussian
+    >>> goal = Advantage(bound=0.1, delta=1e-5)
+    >>> plan = calibrate_scale(Mechanism(noise=Gaussian(sigma=1.0)), goal)
+    >>> round(plan.mechanism.noise.sigma, 4)  # 1/sigma = 2 Phi^-1(0.55)
+    3.979
+    """
+
+    def scaled(log_scale: float) -> Mechanism:
+        return replace(release, noise=release.noise.scaled(math.exp(log_scale)))
+
+    # The first guess makes the noise as wide as the sensitivity.
+    width = float(release.noise.isf(0.16))
+    x = math.log(release.sensitivity.bound / width) if width > 0 else 0.0
+    found, met = _searched(
+        goal, accountant, x, lambda empty, x: empty.compose(scaled(x), steps), _NO_SCALE
+    )
+    return _plan(scaled(found), goal, met, steps, accountant)
+
+
+def calibrate_rate(
+    release: Mechanism, goal: Goal, *, steps: int = 1, accountant: str = "pld"
+) -> PrivacyPlan:
+    """The largest sampling rate at which ``steps`` of the release meet the goal (1 where all do).
+
+    **Guarantees.** Those of :func:`calibrate_scale`, for the rate; the kind of sampling stays.
+
+    Raises Unattainable where no rate meets the goal, NoDominatingPair where nothing is proved.
+
+    >>> from dpmech import Gaussian
+    >>> goal = Target(epsilon=2.0, delta=1e-5)
+    >>> plan = calibrate_rate(Mechanism(noise=Gaussian(sigma=1.0)), goal, steps=1000)
+    >>> round(plan.mechanism.sampling.rate, 5)
+    0.01086
+    """
+
+    def sampled(minus_log_rate: float) -> Mechanism:
+        rate = math.exp(-max(minus_log_rate, 0.0))
+        return replace(release, sampling=replace(release.sampling, rate=rate))
+
+    found, met = _searched(
+        goal, accountant, 1.0, lambda empty, x: empty.compose(sampled(x), steps), _NO_RATE
+    )
+    return _plan(sampled(found), goal, met, steps, accountant)
+
+
+def calibrate_steps(release: Mechanism, goal: Goal, *, accountant: str = "pld") -> PrivacyPlan:
+    """The largest number of releases that meets the goal.
+
+    **Guarantees.** The plan's epsilon is proved by the named accountant, and the goal is met by it;
+    one release more is not proved to meet it (unless the number is 10^12, beyond which nothing is
+    told apart).
+
+    Raises Unattainable where one release is too many, NoDominatingPair where nothing is proved.
+
+    >>> from dpmech import Gaussian
+    >>> release = Mechanism(noise=Gaussian(sigma=10.0))
+    >>> calibrate_steps(release, Target(epsilon=1.0, delta=1e-5)).steps  # (10/3.7306)^2
+    7
+    """
+    count, met, last = 1, pinned(goal), None
+    for empty in stages(accountant_named(accountant)):
+        if last is not None:
+            met = pinned(goal, last.compose(release, max(count, 1)))
+        count = largest_count(_counted(met, empty, release), max(count, 1))
+        last = empty
+    if last is None or count == 0:
+        raise _too_much(met, accountant_named(accountant).compose(release))
+    return _plan(release, goal, met, count, accountant)
+
+
+def stages(proof: Accountant) -> tuple[Accountant, ...]:
+    """Cheaper accountants to come near with, and at last the one that proves."""
+    if not isinstance(proof, PLD):
+        return (proof, proof, proof)  # a goal may be pinned better where the last pass ended
+    rough = (gap for gap in _PASSES if gap > proof.tolerance)
+    return (*(PLD(tolerance=gap).compose_ledger(proof.ledger) for gap in rough), proof)
+
+
+def _searched(
+    goal: Goal,
+    accountant: str,
+    start: float,
+    composed: Callable[[Accountant, float], Accountant],
+    nowhere: str,
+) -> tuple[float, Target | DeltaAt]:
+    """The least safe x, and the simple goal that it was held to, by ever finer accountants."""
+    found, met, last = Safe(start, SLOPE), pinned(goal), None
+    for empty in stages(accountant_named(accountant)):
+        if last is not None:
+            met = pinned(goal, composed(last, found.x))
+        found = safe_point(
+            lambda x, met=met, empty=empty: excess(met, composed(empty, x)),
+            found,
+            within=_within(empty),
+            nowhere=nowhere,
         )
+        last = empty
+    return found.x, met
 
-    # The first guess makes the noise as wide as the sensitivity; a coarse pass comes near the
-    # answer.
-    log_scale = math.log(release.sensitivity.bound / float(noise.isf(0.16)))
-    if accountant == "pld":
-        log_scale = smallest_safe(excess(PLD(tolerance=_COARSE)), log_scale, within=_COARSE)
-    log_scale = smallest_safe(excess(fresh), log_scale, within=_RELATIVE)
-    mechanism, accounted = composed(log_scale, fresh)
-    lower_epsilon, epsilon = accounted.epsilon_interval(target.delta)
-    return PrivacyPlan(
-        target=target,
-        mechanism=mechanism,
-        steps=steps,
-        accountant=accountant,
-        epsilon=epsilon,
-        lower_epsilon=lower_epsilon,
+
+def _counted(
+    met: Target | DeltaAt, empty: Accountant, release: Mechanism
+) -> Callable[[int], float]:
+    return lambda n: excess(met, empty.compose(release, n))
+
+
+def _too_much(met: Target | DeltaAt, once: Accountant) -> Unattainable:
+    ratio = math.exp(excess(met, once))
+    return Unattainable(
+        f"A single release does not meet the target: its loss is {ratio:.6g} times it. Use more "
+        "noise, or a larger epsilon or delta.",
+        reached=ratio,
     )
 
 
-def _log_ratio(epsilon: float, target: float) -> float:
-    """ln(epsilon/target), kept finite so that bracketing can interpolate."""
-    return min(max(math.log(max(epsilon, 1e-300) / target), -50.0), 50.0)
+def _within(accountant: Accountant) -> float:
+    """How near to the least safe value a search by an accountant is worth taking."""
+    return max(accountant.tolerance, _RELATIVE) if isinstance(accountant, PLD) else _RELATIVE
 
 
-def smallest_safe(excess: Callable[[float], float], start: float, *, within: float) -> float:
-    """An x with ``excess(x) <= 0``, ``within`` of the smallest, for an excess that falls in x.
-
-    Raises Unattainable where no x up to 60 above ``start`` has it; its ``reached`` is e^excess.
-    """
-    known = functools.cache(excess)
-    if known(start) > 0:
-        low, high = _stepped(known, start, +1, within)
-    else:
-        high, low = _stepped(known, start, -1, within)
-    if known(low) <= 0:
-        return low  # (almost) no noise already meets the target
-    if known(high) > 0:
-        ratio = math.exp(known(high))
-        raise Unattainable(
-            f"No scale up to e^{_LOG_LIMIT:.0f} times the law given meets the target; epsilon is "
-            f"still {ratio:.6g} times it there. Allow a larger delta or epsilon.",
-            reached=ratio,
-        )
-    x = optimize.brentq(known, low, high, xtol=within / 4, rtol=1e-15) if known(high) < 0 else high
-    # The root may lie a hair on the unsafe side, and the accountant's own grid may shift a little.
-    step = within / 4
-    while known(x) > 0:
-        x, step = min(x + step, high), step * 2
-    return float(x)
-
-
-def _stepped(
-    excess: Callable[[float], float], start: float, way: int, within: float
-) -> tuple[float, float]:
-    """(last x with the sign of ``start``, first beyond): steps from what the excess suggests."""
-    sign = excess(start) > 0
-    here, step = start, min(max(1.2 * abs(excess(start)), 2 * within), 0.7)
-    while abs(here - start) < _LOG_LIMIT:
-        there = here + way * step
-        if (excess(there) > 0) != sign:
-            return here, there
-        here, step = there, step * 1.6
-    return start, here
+def _plan(
+    release: Mechanism, goal: Goal, met: Target | DeltaAt, steps: int, accountant: str
+) -> PrivacyPlan:
+    """The plan; ValueError where the goal is missed after all."""
+    done = accountant_named(accountant).compose(release, steps)
+    if excess(met, done) > 0:
+        raise ValueError(f"Expected {steps} releases of {release.noise} to meet {goal}.")
+    lower, epsilon = proved_interval(done, goal.delta)
+    return PrivacyPlan(
+        target=met_target(goal, epsilon),
+        mechanism=release,
+        steps=steps,
+        accountant=accountant,
+        epsilon=epsilon,
+        lower_epsilon=lower,
+    )

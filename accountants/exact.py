@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from accountants.base import checked_delta, checked_epsilon
 from dpmech import Staircase
@@ -73,6 +73,8 @@ def gaussian_epsilon(delta: float, sigma: float, count: int = 1) -> float:
     high = mu * mu / 2 + mu * (1 - special.ndtri_exp(goal))
     while excess(high) > 0:
         high *= 2
+    from scipy import optimize  # takes long to import
+
     return float(optimize.brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-13)) * (1 + 5e-13)
 
 

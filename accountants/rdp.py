@@ -1,23 +1,23 @@
-"""Rényi accounting of any real order (mathematics.md §5).
+"""Rényi accounting of any real order (mathematics.md §5, §6.3).
 
 Symbols: ``alpha`` order > 1, ``R`` Rényi divergence, ``q`` sampling rate, ``s`` sensitivity.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from accountants._lmo import last_valid_order, lmo_bound, lmo_published_epsilon
+from accountants._orders import least_delta, least_epsilon
 from accountants._renyi import renyi_of_pair
+from accountants._vectors import is_covered, vector_log_moments
 from accountants.base import Composer, Ledger, checked_delta, checked_epsilon
 from accountants.exact import gaussian_renyi, laplace_renyi, subsampled_gaussian_renyi
-from dpmech import Gaussian, Laplace, Mechanism
-from dpmech.loss import Direction
+from dpmech import Gaussian, Laplace, Mechanism, NoDominatingPair
+from dpmech.loss import Direction, DominatingPair
 from dpmech.noise import Floats
 
 __all__ = [
@@ -28,9 +28,6 @@ __all__ = [
     "renyi_divergence",
 ]
 
-# First orders tried, as ln(alpha - 1); from there the search closes in on the best real order.
-_FIRST = np.linspace(math.log(1e-3), math.log(1e6), 24)
-_ROUNDS, _PER_ROUND = 3, 9
 # Whole orders up to this take the binomial sum, exact but for rounding.
 _LARGEST_SUM = 512
 
@@ -40,22 +37,46 @@ def renyi_divergence(
 ) -> Floats:
     """Upper bounds on the Rényi divergence of one run at ``orders`` > 1; inf where it diverges.
 
-    **Guarantees.** Never below the true divergence of the dominating pair: bounds on cut tails and
-    margins for rounding and quadrature are added (1e-9, relative). The quadrature's margin is what
-    two of its resolutions differ by, where no closed form or binomial sum is used.
+    **Guarantees.** Never below the true divergence of the dominating pair, nor, for a vector of
+    independent noise, below that of any change the sensitivity allows (mathematics.md §6.3): bounds
+    on cut tails and margins for rounding and quadrature are added (1e-9, relative). The margin for
+    quadrature is what two of its resolutions differ by, where there is no closed form or sum.
     Of a symmetric noise the removal has the larger divergence at every order, since the reflection
-    x -> s - x exchanges the base pair (Mironov, Talwar & Zhang 2019, Theorem 5): the default bounds
-    both directions.
+    x -> v - x exchanges the base pair (Mironov, Talwar & Zhang 2019, Theorem 5): the default bounds
+    both directions. For a vector v that holds as for a scalar: independent symmetric coordinates
+    have a joint density f(x) = f(-x), so the reflection keeps volumes and takes f(x) to f(x - v)
+    and back. Vectors therefore get the removal's bound in either direction.
 
-    Raises NoDominatingPair where nothing is proved.
+    Other relations cost what :meth:`dpmech.Mechanism.as_add_remove` says. Raises NoDominatingPair
+    where nothing is proved.
 
     >>> from dpmech import Gaussian, Mechanism
     >>> renyi_divergence(Mechanism(noise=Gaussian(sigma=2.0)), [2.0, 8.0]).tolist()
     [0.25, 1.0]
     """
-    orders = _checked_orders(orders)
-    pair, rate, noise = mechanism.base_pair(), mechanism.sampling.rate, mechanism.noise
-    bound = mechanism.sensitivity.bound
+    orders, mechanism = _checked_orders(orders), mechanism.as_add_remove()
+    pair = _pair_of(mechanism)
+    if pair is None:
+        flat = orders.ravel()
+        return (vector_log_moments(mechanism, flat) / (flat - 1)).reshape(orders.shape)
+    return _of_pair(mechanism, pair, orders, direction)
+
+
+def _pair_of(mechanism: Mechanism) -> DominatingPair | None:
+    """The proved pair, None where only the bounds for vectors hold; else NoDominatingPair."""
+    try:
+        return mechanism.base_pair()
+    except NoDominatingPair:
+        if is_covered(mechanism):
+            return None
+        raise
+
+
+def _of_pair(
+    mechanism: Mechanism, pair: DominatingPair, orders: Floats, direction: Direction
+) -> Floats:
+    """The same for a mechanism with a pair: closed forms where there are any."""
+    noise, rate, bound = mechanism.noise, mechanism.sampling.rate, mechanism.sensitivity.bound
     if rate == 1 and isinstance(noise, Gaussian):
         return gaussian_renyi(orders, noise.sigma / bound)
     if rate == 1 and isinstance(noise, Laplace):
@@ -80,7 +101,8 @@ class RDP(Composer):
     """Rényi accountant: fast, and loose by some percent.
 
     **Guarantees.** :meth:`epsilon` and :meth:`delta` are upper bounds for both directions (see
-    :func:`renyi_divergence`); the order is any real number above 1, not one of a list.
+    :func:`renyi_divergence`); the order is any real number above 1, not one of a list. Unlike
+    accountants that need a pair, this one covers vectors of independent noise of any law.
     Conversion: Canonne, Kamath & Steinke (2020), Proposition 12.
 
     >>> from dpmech import Gaussian, Mechanism
@@ -92,7 +114,7 @@ class RDP(Composer):
 
     def compose(self, mechanism: Mechanism, count: int = 1) -> RDP:
         """A new accountant with ``count`` more runs; NoDominatingPair where nothing is proved."""
-        mechanism.base_pair()
+        _pair_of(mechanism.as_add_remove())
         return RDP(ledger=self.ledger.add(mechanism, count))
 
     def renyi(self, orders: ArrayLike) -> Floats:
@@ -105,51 +127,14 @@ class RDP(Composer):
 
     def epsilon(self, delta: float) -> float:
         """A proved upper bound on epsilon at ``delta``; inf where every order diverges."""
-        log_delta = math.log(checked_delta(delta))
-        if not self.ledger.entries:
-            return 0.0
-        return max(0.0, _least(lambda a: self._epsilon_at(a, log_delta)))
+        checked_delta(delta)
+        return least_epsilon(self.renyi, delta) if self.ledger.entries else 0.0
 
     def delta(self, epsilon: float) -> float:
         """A proved upper bound on delta at ``epsilon``."""
         checked_epsilon(epsilon)
-        if not self.ledger.entries:
-            return 0.0
-        return math.exp(min(0.0, _least(lambda a: self._log_delta_at(a, epsilon))))
+        return least_delta(self.renyi, epsilon) if self.ledger.entries else 0.0
 
     def lower_epsilon(self, delta: float) -> None:
         """None: Rényi divergences prove no lower bound."""
         checked_delta(delta)
-
-    def _epsilon_at(self, orders: Floats, log_delta: float) -> Floats:
-        return (
-            self.renyi(orders) + np.log1p(-1 / orders) - (log_delta + np.log(orders)) / (orders - 1)
-        )
-
-    def _log_delta_at(self, orders: Floats, epsilon: float) -> Floats:
-        return (orders - 1) * (self.renyi(orders) - epsilon + np.log1p(-1 / orders)) - np.log(
-            orders
-        )
-
-
-def _least(objective: Callable[[Floats], Floats]) -> float:
-    """The least value found over real orders; each order's value is a bound, so the least is."""
-    values = objective(1 + np.exp(_FIRST))
-    if not np.any(np.isfinite(values)):
-        return math.inf
-    t, best = _FIRST, float(np.nanmin(values))
-    for _ in range(_ROUNDS):
-        centre, step = float(t[np.nanargmin(values)]), float(t[1] - t[0])
-        t = np.linspace(centre - step, centre + step, _PER_ROUND)
-        values = objective(1 + np.exp(t))
-        best = min(best, float(np.nanmin(values)))
-    return min(best, float(np.nanmin(objective(1 + np.exp(_vertex(t, values))))))
-
-
-def _vertex(t: Floats, values: Floats) -> Floats:
-    """Minimum of the parabola through the least value and its neighbours; shape (1,)."""
-    at = int(np.clip(np.nanargmin(values), 1, len(values) - 2))
-    left, middle, right = values[at - 1 : at + 2]
-    bend = left - 2 * middle + right
-    shift = 0.5 * (left - right) / bend if np.isfinite(bend) and bend > 0 else 0.0
-    return t[at : at + 1] + (t[1] - t[0]) * float(np.clip(shift, -1, 1))

@@ -9,11 +9,12 @@ if typing.TYPE_CHECKING:
     from dpmech.errors import NoDominatingPair, Unattainable
     from dpmech.families import Gaussian, GeneralizedGaussian, Laplace, Staircase, TruncatedLaplace
     from dpmech.loss import DominatingPair
-    from dpmech.mechanism import Mechanism, Sampling, Sensitivity
+    from dpmech.mechanism import Mechanism, Sensitivity
     from dpmech.mixture import LMO, LMO_PRESETS, LaplaceMixture
     from dpmech.noise import Noise
     from dpmech.parse import noise_from_dict, parse_noise
     from dpmech.plan import PrivacyPlan, Target
+    from dpmech.sampling import Sampling
 
     __version__: str
 
@@ -22,11 +23,12 @@ _HOMES = {
     "errors": ("NoDominatingPair", "Unattainable"),
     "families": ("Gaussian", "GeneralizedGaussian", "Laplace", "Staircase", "TruncatedLaplace"),
     "loss": ("DominatingPair",),
-    "mechanism": ("Mechanism", "Sampling", "Sensitivity"),
+    "mechanism": ("Mechanism", "Sensitivity"),
     "mixture": ("LMO", "LMO_PRESETS", "LaplaceMixture"),
     "noise": ("Noise",),
     "parse": ("noise_from_dict", "parse_noise"),
     "plan": ("PrivacyPlan", "Target"),
+    "sampling": ("Sampling",),
 }
 
 __all__ = [

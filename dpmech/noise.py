@@ -12,7 +12,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import elementwise
 
 Floats = NDArray[np.float64]
 Shape = int | tuple[int, ...]
@@ -78,6 +77,8 @@ class Noise(ABC):
                 break
             high = np.where(short, 2 * high, high)
         low = np.zeros_like(target)
+        from scipy.optimize import elementwise  # a quarter of the import time, seldom needed
+
         root = elementwise.find_root(excess, (low, high), args=(target,))
         return np.where(p >= 0.5, 0.0, np.asarray(root.x, dtype=np.float64))
 

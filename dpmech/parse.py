@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
 from dpmech.families import Gaussian, GeneralizedGaussian, Laplace, Staircase, TruncatedLaplace
+from dpmech.guarantee import ApproximateDP, RandomizedResponse
 from dpmech.mixture import LMO, LMO_PRESETS, LaplaceMixture
 from dpmech.noise import Noise
+from dpmech.skellam import Skellam
+from dpmech.spherical import SphericalGeneralizedGaussian
 
-# Every law, with the parameters it takes when none are written: unit scale, or the published ones.
+# Every law with a density, with the parameters it takes when none are written: unit scale, or
+# the published ones.
 DEFAULTS: tuple[Noise, ...] = (
     Gaussian(sigma=1.0),
     Laplace(b=1.0),
@@ -21,20 +26,29 @@ DEFAULTS: tuple[Noise, ...] = (
     LMO(),
     LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7)),
 )
+# Laws on the whole numbers, releases that are known by their guarantee alone, laws of vectors.
+OTHERS: tuple[Noise, ...] = (
+    DiscreteGaussian(sigma=1.0),
+    DiscreteLaplace(b=1.0),
+    Skellam(mu=1.0),
+    ApproximateDP(epsilon=1.0),
+    RandomizedResponse(epsilon=1.0),
+    SphericalGeneralizedGaussian(scale=1.0, beta=1.4, dim=2),
+)
 # Short keys of the command line that stand for longer field names.
 _ALIASES = {"w": "weights", "b": "scales"}
 
 
 def law_names() -> tuple[str, ...]:
-    """The names that :func:`parse_noise` knows."""
+    """The laws with a density that :func:`parse_noise` knows; it knows ``OTHERS`` as well."""
     return tuple(law.name for law in DEFAULTS)
 
 
 def _default(name: str) -> Noise:
-    for law in DEFAULTS:
+    for law in (*DEFAULTS, *OTHERS):
         if law.name == name:
             return law
-    known = ", ".join((*law_names(), "file"))
+    known = ", ".join((*law_names(), *(law.name for law in OTHERS), "file"))
     raise ValueError(f"Unknown law {name!r}; the laws are {known}.")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpmech.noise import Floats, Noise
+from dpmech.plotting_attacks import Tradeoff, plot_advantage, plot_tradeoff
 from dpmech.plotting_style import (
     blank_axes,
     checked_format,
@@ -31,12 +32,15 @@ __all__ = [
     "AccuracyPoint",
     "Curve",
     "NoiseSeries",
+    "Tradeoff",
     "blank_axes",
     "checked_format",
     "plot_accuracy_against_epsilon",
+    "plot_advantage",
     "plot_curve",
     "plot_densities",
     "plot_noise_against_epsilon",
+    "plot_tradeoff",
     "require_matplotlib",
     "save_figure",
 ]
@@ -49,13 +53,15 @@ _LOG_FLOOR = 1e-8  # densities below this share of the largest are left out
 class Curve:
     """Points (epsilon[i], delta[i]) at which a mechanism is proved private.
 
-    ``lower_epsilon``: below it, no epsilon holds at delta[i]; None where no lower bound is known.
+    ``lower_epsilon``: below it, no epsilon holds at delta[i]; ``lower_delta``: below it, no delta
+    holds at epsilon[i]. None where no such bound is known.
     """
 
     label: str
     epsilon: Floats
     delta: Floats
     lower_epsilon: Floats | None = None
+    lower_delta: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +108,9 @@ def plot_curve(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
         if curve.lower_epsilon is not None:
             ax.fill_betweenx(y, curve.lower_epsilon[finite], x, color=style["color"], alpha=0.25)
             ax.plot(curve.lower_epsilon[finite], y, color=style["color"], lw=0.6, zorder=1)
+        if curve.lower_delta is not None:
+            ax.fill_between(x, curve.lower_delta[finite], y, color=style["color"], alpha=0.25)
+            ax.plot(x, curve.lower_delta[finite], color=style["color"], lw=0.6, zorder=1)
     ax.set_yscale("log")
     ax.set_xlim(left=0)
     return finished(

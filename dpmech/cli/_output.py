@@ -52,22 +52,30 @@ def at_least(value: float) -> str:
     return _rounded(value, ROUND_FLOOR)
 
 
-def bounded(name: str, lower: float | None, upper: float, accountant: str) -> str:
+# What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT; the margin
+# of the Renyi quadrature is what two of its resolutions differ by, not a proof.
+KINDS = {
+    "pld": "proved upper bound",
+    "prv": "upper bound of prv-accountant",
+    "rdp": "upper bound, quadrature margin estimated",
+}
+
+
+def bounded(
+    name: str, lower: float | None, upper: float, accountant: str, *, attained: bool = True
+) -> str:
     """A bound as the user reads it; rounding never makes it stronger, nor does the wording.
+
+    ``attained``: the lower bound is about the mechanism itself, not about a pair that dominates it.
 
     >>> bounded("epsilon", None, 1.82821, "rdp")
     'epsilon <= 1.8283 (upper bound, quadrature margin estimated)'
     """
     if math.isinf(upper):
         return f"{name} = inf (no finite bound holds)"
-    # What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT; the
-    # margin of the Renyi quadrature is what two of its resolutions differ by, not a proof.
-    kind = {
-        "prv": "upper bound of prv-accountant",
-        "rdp": "upper bound, quadrature margin estimated",
-    }.get(accountant, "proved upper bound")
-    truth = "" if lower is None else f"; truth >= {at_least(lower)}"
-    return f"{name} <= {at_most(upper)} ({kind}{truth})"
+    known = "truth" if attained else "of this proof's pairs"
+    truth = "" if lower is None else f"; {known} >= {at_least(lower)}"
+    return f"{name} <= {at_most(upper)} ({KINDS[accountant]}{truth})"
 
 
 def _rounded(value: float, rounding: str) -> str:

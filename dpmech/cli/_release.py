@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dpmech.cli._output import bounded
 
 if TYPE_CHECKING:
     from accountants import Accountant, Ledger
     from dpmech import Mechanism, Noise, PrivacyPlan, Sampling, Sensitivity
 
 _RELEASE, _ACCOUNTING = "What is released", "Accounting"
+
+NEIGHBOURS = {
+    "add-remove": "one record added or removed",
+    "replace-one": "one record replaced by another",
+    "zero-out": "one record replaced by one that contributes nothing",
+}
 
 NoiseText = Annotated[
     str | None,
@@ -24,7 +32,7 @@ NoiseText = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(help="Poisson sampling rate q.", show_default="1", rich_help_panel=_RELEASE),
+    typer.Option(help="Sampling rate q.", show_default="1", rich_help_panel=_RELEASE),
 ]
 Steps = Annotated[
     int | None,
@@ -34,7 +42,7 @@ Bound = Annotated[
     float | None,
     typer.Option(
         "--sensitivity",
-        help="Largest change of the query by one record, in its own units.",
+        help="Largest contribution of one record to the query, in its own units.",
         show_default="1",
         rich_help_panel=_RELEASE,
     ),
@@ -54,7 +62,7 @@ Dim = Annotated[
 Relation = Annotated[
     str | None,
     typer.Option(
-        help="What neighbouring data sets differ by.",
+        help="What neighbouring data sets differ by: add-remove, replace-one or zero-out.",
         show_default="add-remove",
         rich_help_panel=_RELEASE,
     ),
@@ -63,7 +71,7 @@ SamplingKind = Annotated[
     str | None,
     typer.Option(
         "--sampling",
-        help="How records are sampled.",
+        help="How records are sampled: poisson or without-replacement.",
         show_default="poisson",
         rich_help_panel=_RELEASE,
     ),
@@ -73,6 +81,9 @@ AccountantName = Annotated[
     typer.Option(
         "--accountant", help="pld, rdp or prv.", show_default="pld", rich_help_panel=_ACCOUNTING
     ),
+]
+ClaimDelta = Annotated[
+    float | None, typer.Option(help="The delta of the claim.", show_default="the plan's")
 ]
 LedgerFile = Annotated[
     Path | None,
@@ -154,23 +165,67 @@ class Account:
     accountant: str
     plan: PrivacyPlan | None = None
 
-    def composed(self) -> Accountant:
-        """The accountant with everything in it."""
-        from accountants import accountant_named
+    def composed(self, tolerance: float | None = None) -> Accountant:
+        """The accountant with everything in it, of a PLD with ``tolerance`` where one is given."""
+        from accountants import PLD, accountant_named
 
-        return accountant_named(self.accountant).compose_ledger(self.ledger)
+        fresh = accountant_named(self.accountant)
+        if tolerance is not None and self.accountant == "pld":
+            fresh = PLD(tolerance=tolerance)
+        return fresh.compose_ledger(self.ledger)
+
+    def delta(self, written: float | None) -> float:
+        """The delta of the claim: as written, or the plan's."""
+        if written is not None:
+            return written
+        if self.plan is None:
+            raise ValueError("Expected --delta, the delta of the claim, such as --delta 1e-5.")
+        return self.plan.target.delta
+
+    def epsilon(self, written: float | None) -> float:
+        """The epsilon of the claim: as written, or the plan's."""
+        if written is not None:
+            return written
+        if self.plan is None:
+            raise ValueError("Expected --epsilon, the epsilon of the claim, such as --epsilon 1.")
+        return self.plan.target.epsilon
+
+    @property
+    def label(self) -> str:
+        """A short name: the noise, or that there are several."""
+        noises = {str(m.noise) for m, _ in self.ledger.entries}
+        return noises.pop() if len(noises) == 1 else f"ledger of {self.ledger.runs} releases"
+
+    @property
+    def relations(self) -> list[str]:
+        """What neighbours differ by, each relation once."""
+        return sorted({m.relation for m, _ in self.ledger.entries})
+
+    @property
+    def attained(self) -> bool:
+        """Whether the pairs are known to be attained, so that lower bounds are about the truth."""
+        return not any(
+            m.relation == "replace-one" and m.sampling.rate < 1 for m, _ in self.ledger.entries
+        )
+
+    def bound(self, name: str, lower: float | None, upper: float) -> str:
+        """A bound as the user reads it."""
+        return bounded(name, lower, upper, self.accountant, attained=self.attained)
+
+    def releases(self) -> list[str]:
+        """The releases in words, at most four lines of them."""
+        entries = [
+            f"{count} release{'s' * (count > 1)} of {described(m)}"
+            for m, count in self.ledger.collected().entries
+        ]
+        return entries if len(entries) <= 4 else [*entries[:3], f"… {len(entries) - 3} more"]
 
     def claim(self) -> list[str]:
         """What the bound is about, in words."""
-        entries = [
-            f"{count} release{'s' * (count > 1)} of {m.noise} ({m.sensitivity.norm} sensitivity "
-            f"{m.sensitivity.bound:g}, dim {m.sensitivity.dim}, Poisson rate {m.sampling.rate:g})"
-            for m, count in self.ledger.collected().entries
-        ]
-        shown = entries if len(entries) <= 4 else [*entries[:3], f"… {len(entries) - 3} more"]
+        unit = " or ".join(NEIGHBOURS.get(relation, relation) for relation in self.relations)
         return [
-            *(f"  {entry}" for entry in shown),
-            f"  unit: one record added or removed; accountant: {self.accountant}",
+            *(f"  {entry}" for entry in self.releases()),
+            f"  unit: {unit}; accountant: {self.accountant}",
         ]
 
     def to_dict(self) -> dict[str, object]:
@@ -185,19 +240,39 @@ class Account:
             "mechanism": None if single is None else single.to_dict(),
             "steps": self.ledger.runs,
             "unit": "record",
-            "relation": "add-remove",
-            "sampling": "poisson",
+            "relation": ", ".join(self.relations),
+            "sampling": ", ".join(sorted({m.sampling.kind for m, _ in self.ledger.entries})),
             "ledger": json.loads(self.ledger.to_json()) if single is None else None,
         }
 
 
+def described(mechanism: Mechanism) -> str:
+    """A mechanism in words."""
+    sensitivity, sampling = mechanism.sensitivity, mechanism.sampling
+    way = {"poisson": "Poisson rate", "without-replacement": "drawn without replacement, rate"}
+    return (
+        f"{mechanism.noise} ({sensitivity.norm} sensitivity {_exact(sensitivity.bound)}, dim "
+        f"{sensitivity.dim}, {way.get(sampling.kind, sampling.kind)} {_exact(sampling.rate)})"
+    )
+
+
+def _exact(value: float) -> str:
+    """A number as it is, without a rounding that could make a claim stronger."""
+    return repr(float(value)).removesuffix(".0")
+
+
 def account(
-    release: Release, *, accountant: str | None, ledger: Path | None, plan: Path | None
+    *,
+    accountant: str | None = None,
+    ledger: Path | None = None,
+    plan: Path | None = None,
+    **released: Any,
 ) -> Account:
-    """The account of a noise, a ledger or a plan, whichever was given."""
+    """The account of a noise with its options, a ledger or a plan, whichever was given."""
     from accountants import Ledger
     from dpmech import PrivacyPlan
 
+    release = Release(**released)
     if ledger is None and plan is None:
         entries = Ledger().add(release.mechanism(), release.count)
         return Account(ledger=entries, accountant=accountant or "pld")

@@ -249,6 +249,42 @@ def test_runs_add_up() -> None:
 def test_bad_orders_and_unproved_claims_are_refused() -> None:
     with pytest.raises(ValueError, match="orders above 1"):
         renyi_divergence(mechanism(MIXTURE), [2.0, 1.0])
-    vector = Mechanism(noise=MIXTURE, sensitivity=Sensitivity(dim=8))
-    with pytest.raises(NoDominatingPair):
-        RDP().compose(vector)
+
+
+def test_a_record_replaced_is_twice_the_change() -> None:
+    replaced = Mechanism(noise=MIXTURE, relation="replace-one")
+    np.testing.assert_array_equal(
+        renyi_divergence(replaced, ORDERS), renyi_divergence(mechanism(MIXTURE, bound=2.0), ORDERS)
+    )
+    assert RDP().compose(replaced).epsilon(1e-5) > RDP().compose(mechanism(MIXTURE)).epsilon(1e-5)
+    with pytest.raises(NoDominatingPair, match=r"rate=0\.5"):
+        RDP().compose(Mechanism(noise=MIXTURE, relation="replace-one", sampling=Sampling(rate=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "delta", "truth"),
+    [
+        (1.0, 0.01, 1000, 1e-20, 6.36170020),
+        (0.8, 256 / 60000, 14063, 1e-12, 8.18501),
+        (20.0, 0.001, 1000, 1e-10, 0.00789440545),
+        (10.0, 0.01, 10**6, 1e-6, 4.90142814),
+    ],
+)
+def test_no_grid_of_orders_limits_the_answer(
+    sigma: float, rate: float, steps: int, delta: float, truth: float
+) -> None:
+    accountant = RDP().compose(mechanism(Gaussian(sigma=sigma), rate), steps)
+    assert truth <= accountant.epsilon(delta) <= 1.08 * truth
+
+
+@pytest.mark.parametrize(
+    ("sigma", "steps", "delta"), [(1e6, 1, 1e-10), (1e8, 1, 1e-30), (0.01, 10**6, 1e-6)]
+)
+def test_the_best_order_is_found_wherever_it_is(sigma: float, steps: int, delta: float) -> None:
+    """It is 4e6, 2e8 and 1 + 5e-5 here."""
+    truth = gaussian_epsilon(delta, sigma, steps)
+    got = RDP().compose(mechanism(Gaussian(sigma=sigma)), steps).epsilon(delta)
+    assert truth <= got <= 1.12 * truth
+    # Given the best order alone, the divergence alpha T/(2 sigma^2) is all there is.
+    rho = steps / (2 * sigma**2)
+    assert got <= rho + 2 * np.sqrt(-rho * np.log(delta))

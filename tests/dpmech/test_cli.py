@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import accountants
 from accountants import Ledger
 from dpmech import LMO_PRESETS, Gaussian, Laplace, Mechanism, PrivacyPlan, Unattainable, parse_noise
 from dpmech.cli import COMMANDS, app
@@ -158,6 +158,131 @@ def test_bounds_are_rounded_to_their_safe_side(value: float) -> None:
     assert float(at_most(value)) <= value * (1 + 1e-4)
 
 
+# Curves, comparisons, statements
+
+SAMPLED = ("gaussian:sigma=1", "--rate", ".01", "--steps", "1000")
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "value"),
+    [
+        (("--advantage", ".1", "--solve", "scale"), "scale", 3.978948),
+        (("--fnr", ".5", "--fpr", ".1", "--solve", "scale"), "scale", 0.780304),
+        (("--epsilon", "1", "--solve", "steps"), "steps", 1),
+    ],
+)
+def test_calibrate_solves_for_what_is_asked(args: tuple[str, ...], key: str, value: float) -> None:
+    found = asked("calibrate", "gaussian:sigma=1" if key == "scale" else "gaussian:sigma=4",
+                  *args, "--delta", "1e-5")  # fmt: skip
+    assert found[key] == pytest.approx(value, rel=1.2e-5)
+    assert found["epsilon"] >= found["lower_epsilon"]
+
+
+def test_calibrate_solves_for_the_rate() -> None:
+    args = ("--steps", "1000", "--epsilon", "2", "--delta", "1e-5", "--solve", "rate")
+    found = asked("calibrate", "gaussian:sigma=.959102", *args)
+    assert found["rate"] == pytest.approx(0.01, rel=1e-5)
+    said = run("calibrate", "gaussian:sigma=.959102", *args).stdout.splitlines()[0]
+    assert said.startswith("rate 0.0099")
+
+
+def test_curves_are_those_of_the_accountant(tmp_path: Path) -> None:
+    table, whole = tmp_path / "c.csv", tmp_path / "c.json"
+    found = asked("curve", *SAMPLED, "--points", "4", "-o", str(table))
+    assert found["epsilon"][0] == 0.0
+    assert found["lower_delta"][0] <= 0.1610176197 <= found["upper_delta"][0]
+    head, *rows = table.read_text().splitlines()
+    assert head == "epsilon,lower_delta,upper_delta"
+    columns = zip(found["epsilon"], found["lower_delta"], found["upper_delta"], strict=True)
+    assert [tuple(map(float, row.split(","))) for row in rows] == list(columns)
+    args = ("--of", "tradeoff", "--from", ".01", "--to", ".5", "--points", "2")
+    rates = asked("curve", *SAMPLED, *args, "-o", str(whole))
+    assert rates["lower_fnr"][0] <= 0.97086085 <= rates["upper_fnr"][0]
+    assert json.loads(whole.read_text())["lower_fnr"] == rates["lower_fnr"]
+    args = ("--of", "advantage", "--from", ".01", "--to", ".5", "--points", "2")
+    gained = asked("curve", *SAMPLED, *args)
+    assert gained["upper_advantage"][0] == pytest.approx(0.99 - rates["lower_fnr"][0])
+    back = asked("curve", *SAMPLED, "--of", "epsilon", "--from", "1e-5", "--points", "2")
+    assert back["lower_epsilon"][0] <= 1.82823667 <= back["upper_epsilon"][0]
+
+
+@pytest.mark.parametrize("of", ["delta", "epsilon", "tradeoff", "advantage"])
+def test_every_curve_is_drawn_and_said(tmp_path: Path, of: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "curve.png"
+    ran = run("curve", "gaussian:sigma=2", "--of", of, "--points", "3", "--plot", str(path))
+    assert ran.exit_code == 0, ran.stderr
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert len(ran.stdout.splitlines()) == 2 + 3 + 2
+    assert "one record" in ran.stdout
+
+
+def test_compare_shows_laws_and_accountants_side_by_side() -> None:
+    args = ("laplace:b=2", "gaussian:sigma=2", "--steps", "3", "--delta", "1e-6")
+    rows = asked("compare", *args, "--accountants", "pld,rdp")["rows"]
+    names = [(row["noise"], row["accountant"]) for row in rows]
+    assert names == [
+        (law, by) for law in ("laplace:b=2.0", "gaussian:sigma=2.0") for by in ("pld", "rdp")
+    ]
+    alone = asked("epsilon", "laplace:b=2", "--steps", "3", "--delta", "1e-6")
+    assert rows[0]["epsilon"] == alone["epsilon"]
+    assert rows[2]["epsilon"] < rows[3]["epsilon"]
+    assert rows[1]["lower_epsilon"] is None
+    assert rows[2]["std"] == 2.0
+    table = run("compare", *args).stdout
+    assert table.splitlines()[0].split()[:3] == ["noise", "epsilon", ">="]
+
+
+def test_what_cannot_be_compared_is_said_and_left_out() -> None:
+    args = ("--dim", "5", "--delta", "1e-6")
+    ran = run("compare", "gaussian", "laplace", *args, "--json")
+    assert [row["noise"] for row in json.loads(ran.stdout)["rows"]] == ["gaussian:sigma=1.0"]
+    assert "Left out laplace:b=1.0 by pld: No pair is proved" in ran.stderr
+    assert run("compare", "laplace", *args).exit_code == 2
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "json"])
+def test_a_statement_says_all_terms(form: str) -> None:
+    from dpmech import __version__
+
+    args = ("--delta", "1e-5", "--unit", "user", "--format", form)
+    said = run("statement", *SAMPLED, *args).stdout
+    terms = ("1.8283", "1e-05", "1000 releases", "gaussian:sigma=1.0", "Poisson rate 0.01", "pld")
+    for term in (*terms, "one user added or removed", __version__, "is proved", "1.8282"):
+        assert term in said
+    assert said.count("\n") == 1 or form == "json"
+
+
+def test_a_statement_claims_no_more_than_is_known() -> None:
+    said = run("statement", *SAMPLED, "--delta", "1e-5", "--accountant", "rdp").stdout
+    assert "is proved" not in said
+    assert "estimated" in said
+    assert "below" not in said
+    replaced = run("statement", *SAMPLED, "--delta", "1e-5", "--relation", "replace-one").stdout
+    assert "one record replaced by another" in replaced
+    assert "the pairs of this proof" in replaced  # the pair is not known to be attained
+    rate = run("statement", "gaussian", "--rate", ".0123456789", "--delta", "1e-5").stdout
+    assert "0.0123456789" in rate
+
+
+def test_a_ledger_goes_out_and_in(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    first = asked("epsilon", *SAMPLED, "--delta", "1e-5", "--save-ledger", str(path))
+    assert Ledger.load(path).runs == 1000
+    assert asked("epsilon", "--ledger", str(path), "--delta", "1e-5")["epsilon"] == first["epsilon"]
+
+
+def test_every_subcommand_of_the_accountants_shows_an_example_that_runs(tmp_path: Path) -> None:
+    for name in ("epsilon", "delta", "calibrate", "curve", "compare", "statement"):
+        words = import_module(f"dpmech.cli.{name}").app.registered_commands[0].callback.__doc__
+        examples = [line.split("dpmech ")[1] for line in words.splitlines() if "Example" in line]
+        assert examples
+        for example in examples:
+            written = example.replace("plan.json", str(tmp_path / "p.json"))
+            ran = run(*written.replace("curve.png", str(tmp_path / "c.png")).split())
+            assert ran.exit_code == 0, ran.stderr
+
+
 # Other subcommands
 
 
@@ -222,6 +347,7 @@ def test_the_shown_defaults_of_train_are_the_real_ones() -> None:
 # Refusals
 
 DELTA = ("--delta", "1e-5")
+RATED = ("--epsilon", "1", *DELTA)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +375,24 @@ DELTA = ("--delta", "1e-5")
         (("epsilon", "--plan", "absent.json"), "absent.json"),
         (("epsilon", "--ledger", "absent.json", *DELTA), "absent.json"),
         (("epsilon", "--ledger", "a", "--plan", "b", *DELTA), "not both"),
+        (("calibrate", "gaussian", *DELTA), "--advantage"),
+        (("calibrate", "gaussian", "--epsilon", "1", "--advantage", ".1", *DELTA), "one target"),
+        (("calibrate", "gaussian", "--fnr", ".9", *DELTA), "fpr=None"),
+        (("calibrate", "gaussian", "--advantage", "2", *DELTA), "advantage=2"),
+        (("calibrate", "gaussian", "--fnr", ".95", "--fpr", ".1", *DELTA), "fnr=0.95"),
+        (("calibrate", "gaussian", *RATED, "--solve", "rate", "--rate", ".1"), "--rate 0.1"),
+        (("calibrate", "gaussian", *RATED, "--solve", "steps", "--steps", "9"), "--steps 9"),
+        (("curve", "gaussian", "--points", "1"), "points=1"),
+        (("curve", "gaussian", "--from", "3", "--to", "2"), "--from 3 --to 2"),
+        (("curve", "gaussian", "--of", "tradeoff", "--to", "1.5"), "--to 1.5"),
+        (("curve", "gaussian", "--of", "epsilon", "--from", "0"), "--from 0"),
+        (("curve", "gaussian", "-o", "x.txt"), ".csv or .json"),
+        (("curve", "gaussian", "--plot", "x.pdf"), ".png or .svg"),
+        (("curve", *DELTA[:0]), "gaussian:sigma=1"),
+        (("compare", "gaussian", "--accountants", "pld,best", *DELTA), "best"),
+        (("compare", "gaussian", "cauchy", *DELTA), "cauchy"),
+        (("statement", "gaussian"), "--delta"),
+        (("statement", "truncated-laplace:b=1,bound=2", *DELTA), "finite epsilon"),
         (("sample", "gaussian", "--size", "0"), "size=0"),
         (("sample", "gaussian", "--seed", "-1"), "seed=-1"),
         (("sample", "gaussian", "-o", "x.csv"), ".npy"),
@@ -294,7 +438,7 @@ def test_an_unattainable_target_is_exit_code_one(monkeypatch: pytest.MonkeyPatch
     def never(*_: object, **__: object) -> None:
         raise Unattainable("No scale\n meets the target.", reached=3.0)
 
-    monkeypatch.setattr(accountants, "calibrate", never)
+    monkeypatch.setattr(import_module("accountants.calibrate"), "calibrate_scale", never)
     args = ("calibrate", "gaussian", "--epsilon", "1", *DELTA)
     refused(run(*args), 1, "Error: No scale meets the target.")
 
@@ -428,7 +572,7 @@ def slow(*args, **options):
     print("calibrating", file=sys.stderr, flush=True)
     time.sleep(60)
 
-accountants.calibrate = slow
+sys.modules["accountants.calibrate"].calibrate_scale = slow
 """
 
 

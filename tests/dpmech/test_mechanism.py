@@ -4,10 +4,12 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from accountants.pld import PLD
 from dpmech import (
     Gaussian,
     Laplace,
@@ -17,10 +19,32 @@ from dpmech import (
     Sampling,
     Sensitivity,
 )
+from dpmech.guarantee import Guarantee
 from dpmech.loss import SubsampledPair
-from dpmech.parse import DEFAULTS
+from dpmech.parse import DEFAULTS, OTHERS
+from dpmech.relations import RELATIONS
+from dpmech.spherical import Spherical, SphericalGeneralizedGaussian
 
 NORMS = ("l1", "l2", "linf")
+
+
+def test_spherical_noise_is_for_vectors_of_its_dimension() -> None:
+    law = SphericalGeneralizedGaussian(scale=1.0, beta=1.4, dim=2)
+    assert Mechanism(noise=law, sensitivity=Sensitivity(dim=2)).pairs()
+    with pytest.raises(ValueError, match="dim=1 of the query and dim=2"):
+        Mechanism(noise=law).pairs()
+    for norm in ("l1", "linf"):
+        with pytest.raises(NoDominatingPair, match=norm):
+            Mechanism(noise=law, sensitivity=Sensitivity(norm=norm, dim=2)).pairs()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", [n for n in OTHERS if not isinstance(n, Spherical)], ids=str)
+def test_laws_without_a_density_are_for_scalars(noise: Noise) -> None:
+    assert Mechanism(noise=noise).pairs()
+    if isinstance(noise, Guarantee):
+        return  # refuses every sensitivity of its own
+    with pytest.raises(NoDominatingPair, match="vector"):
+        Mechanism(noise=noise, sensitivity=Sensitivity(norm="l1", bound=1.0, dim=2)).pairs()
 
 
 def proved(noise: Noise, norm: str, dim: int) -> bool:
@@ -68,24 +92,75 @@ def check_refusal(refusal: NoDominatingPair, refused: Mechanism) -> None:
     assert "a scalar (dim=1)" in refusal.alternative
 
 
-@pytest.mark.parametrize("kind", ["fixed-size", "shuffle", "balls-and-bins", "Poisson", ""])
-def test_other_sampling_is_refused(kind: str) -> None:
+REFUSED_KINDS = {
+    "fixed-size": "amplifies nothing",
+    "fixed-cohort": "amplifies nothing",
+    "shuffle": "Chua et al. 2024",
+    "balls-and-bins": "do not compose one by one",
+    "balls-in-bins": "do not compose one by one",
+    "random-allocation": "do not compose one by one",
+    "with-replacement": "several contributions",
+    "Poisson": "none of poisson and without-replacement",
+    "": "none of poisson and without-replacement",
+}
+
+
+@pytest.mark.parametrize(("kind", "reason"), REFUSED_KINDS.items())
+def test_other_sampling_is_refused_with_its_own_reason(kind: str, reason: str) -> None:
     with pytest.raises(NoDominatingPair, match="not Poisson sampling") as caught:
         Sampling(rate=0.1, kind=kind)
     assert repr(kind) in caught.value.reason
-    assert "kind='poisson'" in caught.value.alternative
-    assert "rate=1" in caught.value.alternative
-    Sampling(rate=0.1, kind="poisson")
-    Sampling(rate=1)
+    assert reason in caught.value.reason
+    assert caught.value.reason.replace("et al. ", "").count(". ") == 0  # one sentence
+    check_sampling_alternative(caught.value.alternative)
 
 
-@pytest.mark.parametrize("relation", ["replace-one", "zero-out", ""])
+def check_sampling_alternative(alternative: str) -> None:
+    """Every alternative that is named is itself legal."""
+    assert "kind='poisson'" in alternative
+    assert Sampling(rate=0.1, kind="poisson").rate == 0.1
+    gaussian = Gaussian(sigma=1.0)
+    if "rate=1 with relation='zero-out'" in alternative:
+        assert Mechanism(noise=gaussian, relation="zero-out").pairs()
+    if "kind='without-replacement' with relation='replace-one'" in alternative:
+        sampling = Sampling(rate=0.1, kind="without-replacement")
+        assert Mechanism(noise=gaussian, sampling=sampling, relation="replace-one").pairs()
+
+
+@pytest.mark.parametrize("relation", ["replace", "user", ""])
 def test_other_relations_are_refused(relation: str) -> None:
     with pytest.raises(NoDominatingPair) as caught:
         Mechanism(noise=Gaussian(sigma=1.0), relation=relation)
     assert repr(relation) in caught.value.reason
-    assert "relation='add-remove'" in caught.value.alternative
-    Mechanism(noise=Gaussian(sigma=1.0), relation="add-remove")
+    for name in RELATIONS:
+        assert f"relation={name!r}" in caught.value.alternative
+        Mechanism(noise=Gaussian(sigma=1.0), relation=name)
+
+
+@pytest.mark.parametrize("relation", ["add-remove", "zero-out"])
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_without_replacement_is_for_replaced_records_only(relation: str, rate: float) -> None:
+    sampling = Sampling(rate=rate, kind="without-replacement")
+    with pytest.raises(NoDominatingPair, match="another record takes the place") as caught:
+        Mechanism(noise=Gaussian(sigma=1.0), sampling=sampling, relation=relation)
+    assert repr(relation) in caught.value.reason
+    Mechanism(noise=Gaussian(sigma=1.0), sampling=sampling, relation="replace-one")
+
+
+def test_accountants_of_an_addition_get_no_replaced_record() -> None:
+    replaced = Mechanism(noise=Gaussian(sigma=1.0), relation="replace-one")
+    with pytest.raises(NoDominatingPair, match="replace-one"):
+        replaced.base_pair()
+    assert replaced.as_add_remove() == Mechanism(
+        noise=Gaussian(sigma=1.0), sensitivity=Sensitivity(bound=2.0)
+    )
+    sampled = Mechanism(
+        noise=Gaussian(sigma=1.0), sampling=Sampling(rate=0.5), relation="replace-one"
+    )
+    with pytest.raises(NoDominatingPair, match=r"rate=0\.5"):
+        sampled.as_add_remove()
+    zeroed = Mechanism(noise=Laplace(b=1.0), sampling=Sampling(rate=0.5), relation="zero-out")
+    assert zeroed.as_add_remove() == Mechanism(noise=Laplace(b=1.0), sampling=Sampling(rate=0.5))
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
@@ -144,6 +219,15 @@ def test_json_round_trip(every_law: Noise) -> None:
     assert hash(again) == hash(mechanism)
 
 
+@pytest.mark.parametrize("noise", OTHERS, ids=str)
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_json_round_trip_of_the_rest(noise: Noise, relation: str) -> None:
+    kind = "without-replacement" if relation == "replace-one" else "poisson"
+    sampling = Sampling(rate=0.25, kind=kind)
+    mechanism = Mechanism(noise=noise, sampling=sampling, relation=relation)
+    assert Mechanism.from_dict(json.loads(json.dumps(mechanism.to_dict()))) == mechanism
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -189,3 +273,35 @@ def test_edited_sampling_is_refused_as_unproved() -> None:
     data["sampling"]["kind"] = "shuffle"
     with pytest.raises(NoDominatingPair, match="shuffle"):
         Mechanism.from_dict(data)
+
+
+def test_releases_from_one_sample_are_one_gaussian() -> None:
+    """mu^2 adds before sampling: at rate 1 that is composition, below it costs more."""
+    at = Sampling(rate=0.05)
+    step = Mechanism(
+        noise=Gaussian(sigma=1.2), sensitivity=Sensitivity(dim=9, bound=1.5), sampling=at
+    )
+    share = Mechanism(noise=Gaussian(sigma=2.0), sensitivity=Sensitivity(bound=0.5), sampling=at)
+    joint = step.jointly(share)
+    assert joint.sensitivity.bound == pytest.approx(math.hypot(1.5 / 1.2, 0.5 / 2.0))
+    assert (joint.sensitivity.dim, joint.sampling, joint.noise) == (10, at, Gaussian(sigma=1.0))
+    whole = replace(step, sampling=Sampling()).jointly(replace(share, sampling=Sampling()))
+    apart = (
+        PLD()
+        .compose(replace(step, sampling=Sampling()))
+        .compose(replace(share, sampling=Sampling()))
+    )
+    assert PLD().compose(whole).epsilon(1e-6) == pytest.approx(apart.epsilon(1e-6), rel=1e-9)
+    # From two samples it is less: a record must be in both to lose both at once.
+    twice = PLD().compose(step, 100).compose(share, 100).epsilon(1e-6)
+    assert PLD().compose(joint, 100).lower_epsilon(1e-6) > twice * (1 + 1e-3)
+
+
+def test_what_is_not_one_gaussian_release_is_not_joined() -> None:
+    step = Mechanism(noise=Gaussian(sigma=1.2), sampling=Sampling(rate=0.05))
+    with pytest.raises(NoDominatingPair, match=r"laplace:b=1\.0 released jointly"):
+        step.jointly(Mechanism(noise=Laplace(b=1.0), sampling=Sampling(rate=0.05)))
+    with pytest.raises(NoDominatingPair, match="jointly"):
+        step.jointly(replace(step, sensitivity=Sensitivity(norm="linf", dim=3)))
+    with pytest.raises(ValueError, match=r"rate=0\.1"):
+        step.jointly(replace(step, sampling=Sampling(rate=0.1)))

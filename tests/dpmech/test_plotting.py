@@ -22,11 +22,14 @@ from dpmech.plotting import (
     AccuracyPoint,
     Curve,
     NoiseSeries,
+    Tradeoff,
     blank_axes,
     plot_accuracy_against_epsilon,
+    plot_advantage,
     plot_curve,
     plot_densities,
     plot_noise_against_epsilon,
+    plot_tradeoff,
     save_figure,
 )
 from dpmech.plotting_style import styles
@@ -47,10 +50,20 @@ POINTS = [
     AccuracyPoint(label="x", epsilon=2.0, accuracies=(0.5, 0.4, 0.6)),
     AccuracyPoint(label="x", epsilon=2.0, accuracies=(0.7, 0.7), hypothetical=True),
 ]
+RATES = [
+    Tradeoff(
+        label="a",
+        fpr=np.array([0.01, 0.1, 0.5]),
+        lower=np.array([0.9, 0.7, 0.2]),
+        upper=np.array([0.95, 0.8, 0.3]),
+    )
+]
 PLOTS: list[Callable[..., Any]] = [
     lambda ax: plot_curve(CURVES, ax),
     lambda ax: plot_densities([Gaussian(sigma=1.0), Laplace(b=1.0)], ax),
     lambda ax: plot_noise_against_epsilon(SERIES, ax),
+    lambda ax: plot_tradeoff(RATES, ax),
+    lambda ax: plot_advantage(RATES, ax),
     lambda ax: plot_accuracy_against_epsilon(POINTS, ax, majority=0.2, non_private=(0.8, 0.9)),
 ]
 
@@ -93,6 +106,29 @@ def test_curves_show_the_upper_bounds_and_leave_infinite_ones_out() -> None:
     assert line(ax, "b").get_ydata().tolist() == [1e-5, 1e-2]
     assert ax.lines[-1].get_xdata().tolist() == [3.5, 1.9]  # the lower bound, thin
     assert ax.lines[-1].get_linewidth() < line(ax, "b").get_linewidth()
+
+
+def test_attacks_are_bounded_by_the_line_and_the_band_is_between() -> None:
+    ax = plot_tradeoff(RATES, blank_axes())
+    assert line(ax, "a").get_ydata().tolist() == [0.9, 0.7, 0.2]  # no attack misses less
+    assert list(line(ax, "guessing").get_ydata()) == [1, 0]
+    assert band(ax) == (0.2, 0.95)
+    ax = plot_advantage(RATES, blank_axes())
+    np.testing.assert_allclose(line(ax, "a").get_ydata(), [0.09, 0.2, 0.3])  # nor gains more
+    assert band(ax) == pytest.approx((0.04, 0.3))
+
+
+def test_a_curve_may_be_bounded_in_delta() -> None:
+    curve = Curve(label="a", epsilon=DELTA, delta=DELTA, lower_delta=DELTA / 2)
+    ax = plot_curve([curve], blank_axes())
+    assert ax.lines[-1].get_ydata().tolist() == (DELTA / 2).tolist()
+    assert band(ax) == (5e-9, 1e-2)
+
+
+def band(ax: Any) -> tuple[float, float]:
+    """The least and the largest y of what is shaded."""
+    y = ax.collections[0].get_paths()[0].vertices[:, 1]
+    return float(y.min()), float(y.max())
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -147,7 +183,7 @@ def test_files_are_reproducible(tmp_path: Path, ending: str) -> None:
 
 
 def test_nothing_to_draw_is_refused() -> None:
-    for plot in (plot_curve, plot_densities, plot_noise_against_epsilon):
+    for plot in (plot_curve, plot_densities, plot_noise_against_epsilon, plot_tradeoff):
         with pytest.raises(ValueError, match=r"something to plot, got \[\]"):
             plot([], blank_axes())
     with pytest.raises(ValueError, match=r"got 'x\.pdf'"):
