@@ -26,6 +26,7 @@ from dpmech import (
     Target,
     Unattainable,
 )
+from dpmech.spherical import Spherical
 
 __all__ = [
     "AccountantName",
@@ -114,12 +115,18 @@ def calibrate_scale(
         return replace(release, noise=release.noise.scaled(math.exp(log_scale)))
 
     # The first guess makes the noise as wide as the sensitivity.
-    width = float(release.noise.isf(0.16))
-    x = math.log(release.sensitivity.bound / width) if width > 0 else 0.0
+    x = math.log(release.sensitivity.bound / _width(release.noise))
     found, met = _searched(
         goal, accountant, x, lambda empty, x: empty.compose(scaled(x), steps), _NO_SCALE
     )
     return _plan(scaled(found), goal, met, steps, accountant)
+
+
+def _width(noise: Noise) -> float:
+    """How wide the noise is, roughly; 1 where it is narrower than the whole numbers it is on."""
+    if isinstance(noise, Spherical):
+        return math.sqrt(noise.variance)
+    return float(noise.isf(0.16)) or 1.0
 
 
 def calibrate_rate(
@@ -190,8 +197,9 @@ def _searched(
 ) -> tuple[float, Target | DeltaAt]:
     """The least safe x, and the simple goal that it was held to, by ever finer accountants."""
     found, met, last = Safe(start, SLOPE), pinned(goal), None
-    for empty in stages(accountant_named(accountant)):
-        if last is not None:
+    *rough, proof = stages(accountant_named(accountant))
+    for empty in (*rough, proof):
+        if last is not None and empty is proof:  # pinned best where the other passes ended
             met = pinned(goal, composed(last, found.x))
         found = safe_point(
             lambda x, met=met, empty=empty: excess(met, composed(empty, x)),

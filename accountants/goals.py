@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import special
 
 from accountants.base import Accountant, checked_delta
 from accountants.curves import best_level
+from accountants.pld import PLD
 from dpmech import Target
 
 __all__ = [
@@ -111,7 +112,17 @@ def excess(goal: Target | DeltaAt, accountant: Accountant) -> float:
     """ln of (lost / allowed), which falls as privacy grows; at most 0 where the goal is met."""
     if isinstance(goal, Target):
         return _log_ratio(proved_interval(accountant, goal.delta)[1], goal.epsilon)
-    return _log_ratio(accountant.delta(goal.epsilon), goal.bound)
+    return _log_ratio(_as_fine_as_needed(accountant, goal).delta(goal.epsilon), goal.bound)
+
+
+def _as_fine_as_needed(accountant: Accountant, goal: DeltaAt) -> Accountant:
+    """An accountant whose error in ln delta is no more than its error in ln epsilon would be.
+
+    Above epsilon 0 delta falls several times as fast as epsilon while noise grows.
+    """
+    if isinstance(accountant, PLD) and goal.epsilon > 0:
+        return replace(accountant, tolerance=min(3 * accountant.tolerance, 0.1))
+    return accountant
 
 
 @functools.lru_cache(maxsize=8)  # a search ends where the plan then asks for both bounds

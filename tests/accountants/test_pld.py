@@ -13,6 +13,7 @@ from dp_accounting import pld as their_pld
 from dp_accounting import rdp as their_rdp
 
 from accountants import PLD, RDP
+from accountants._atoms import Composed
 from accountants.exact import gaussian_delta, gaussian_epsilon, laplace_delta, laplace_epsilon
 from dpmech import (
     Gaussian,
@@ -23,8 +24,11 @@ from dpmech import (
     Sampling,
     Staircase,
     TruncatedLaplace,
+    Unattainable,
     parse_noise,
 )
+from dpmech.noise import Floats
+from dpmech.peaked import PeakedPair
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "pld.toml").read_text())["cases"]
 MIXTURE = LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7))
@@ -143,6 +147,33 @@ def test_the_mixture_beyond_its_peak() -> None:
             assert float(exact) <= high <= low * (1 + 2e-3)
 
 
+def test_a_loss_taken_for_monotone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plants the bug: a loss that keeps its peak value puts both bounds above the truth."""
+    truth = {1: 1.3276952, 10: 10.4007241, 100: 50.3020205}  # tests/golden
+    for steps, epsilon in truth.items():
+        low, high = composed(MIXTURE, steps).epsilon_interval(1e-6)
+        assert low <= epsilon * (1 + 1e-7)
+        assert high >= epsilon * (1 - 1e-7)
+    right = PeakedPair._edge_losses
+
+    def risen(self: PeakedPair, edges: Floats) -> tuple[Floats, Floats]:
+        loss, error = right(self, edges)
+        return np.maximum.accumulate(loss), error
+
+    monkeypatch.setattr(PeakedPair, "_edge_losses", risen)
+    assert all(composed(MIXTURE, n).lower_epsilon(1e-6) > e * 1.0001 for n, e in truth.items())
+
+
+def test_dropped_infinite_mass_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plants the bug: without it, twice a truncated Laplace release seems to cost nothing above."""
+    law = TruncatedLaplace(b=1.3, bound=6.0)
+    lost = float(law.sf(5.0))
+    truth = 1 - (1 - lost) ** 2
+    assert composed(law, 2).delta(2.0) >= truth * (1 - 1e-12)
+    monkeypatch.setattr(Composed, "infinite", 0.0)
+    assert composed(law, 2).delta(2.0) < truth / 2
+
+
 def test_truncated_laplace_against_its_closed_form() -> None:
     b, bound = 1.3, 6.0
     kept = 1 - mp.exp(-mp.mpf(bound) / b)
@@ -212,6 +243,55 @@ def test_second_opinions_on_renyi(noise: Noise, event: Any, rate: float, steps: 
     ours = RDP().compose(Mechanism(noise=noise, sampling=Sampling(rate=rate)), steps).epsilon(1e-5)
     # Theirs is limited to its orders; ours may only be the smaller for it.
     assert 0.97 * theirs <= ours <= theirs * (1 + 1e-6)
+
+
+REFINED = [
+    ("gaussian:sigma=1", 0.01, 1000, 1e-5),
+    ("gaussian:sigma=1", 0.001, 10, 1e-9),
+    ("laplace:b=2", 0.2, 7, 1e-20),
+    ("laplace-mixture:b=.5/5,w=.3/.7", 0.3, 2, 1e-6),
+    ("discrete-gaussian:sigma=3", 0.1, 50, 1e-8),
+    ("approximate-dp:epsilon=.3,delta=1e-9", 0.05, 40, 1e-6),
+    ("randomized-response:epsilon=1,values=4", 1.0, 12, 1e-6),
+]
+
+
+@pytest.mark.parametrize(("law", "rate", "steps", "delta"), REFINED)
+def test_refining_never_crosses_a_bound(law: str, rate: float, steps: int, delta: float) -> None:
+    release = Mechanism(noise=parse_noise(law), sampling=Sampling(rate=rate))
+    bounds = []
+    for tolerance in (0.1, 1e-2, 1e-3, 1e-4, 1e-5):
+        low, high = PLD(tolerance=tolerance).compose(release, steps).epsilon_interval(delta)
+        assert high - low <= tolerance * high
+        bounds.append((low, high))
+    assert max(low for low, _ in bounds) <= min(high for _, high in bounds)
+
+
+@pytest.mark.parametrize(("law", "rate", "steps", "delta"), REFINED)
+def test_every_event_composes_to_its_count(law: str, rate: float, steps: int, delta: float) -> None:
+    release = Mechanism(noise=parse_noise(law), sampling=Sampling(rate=rate))
+    one_by_one = PLD()
+    for _ in range(min(steps, 12)):
+        one_by_one = one_by_one.compose(release)
+    at_once = PLD().compose(release, min(steps, 12))
+    assert one_by_one.epsilon_interval(delta) == at_once.epsilon_interval(delta)
+    assert one_by_one.delta_interval(0.01) == at_once.delta_interval(0.01)
+
+
+def test_epsilon_and_delta_are_inverse() -> None:
+    """delta at the bounds on epsilon encloses the delta that was asked for."""
+    for law, rate, steps, delta in REFINED[:5]:
+        release = Mechanism(noise=parse_noise(law), sampling=Sampling(rate=rate))
+        account = PLD().compose(release, steps)
+        low, high = account.epsilon_interval(delta)
+        assert account.lower_delta(high) <= delta <= account.delta(low)
+
+
+def test_no_certificate_is_a_refusal_that_says_what_to_do() -> None:
+    release = Mechanism(noise=Gaussian(sigma=0.01), sampling=Sampling(rate=0.5))
+    with pytest.raises(Unattainable, match=r"frequencies.*accountant='rdp'") as refused:
+        PLD().compose(release, 1_000_000).epsilon(1e-6)
+    assert refused.value.reached > 1e9
 
 
 def test_bad_input_is_named() -> None:
