@@ -21,8 +21,8 @@ class Goal(Protocol):
         """Bounds that need no integral."""
         ...
 
-    def saddle(self, bracket: Bracket) -> Saddle:
-        """The saddle to integrate through."""
+    def saddle(self, bracket: Bracket, near: float = 1.0) -> Saddle:
+        """The saddle to integrate through; its tilt is thought to be ``near``."""
         ...
 
     def gap(self, saddle: Saddle) -> float:
@@ -51,13 +51,13 @@ class EpsilonGoal:
         # Whatever delta is, epsilon is no more than the largest loss.
         return 0.0, max(0.0, bracket.above.highest)
 
-    def saddle(self, bracket: Bracket) -> Saddle:
+    def saddle(self, bracket: Bracket, near: float = 1.0) -> Saddle:
         steepest = 30 / self.tolerance
-        saddle = saddle_for_delta(bracket.above, self._log_left(bracket), steepest)
+        saddle = saddle_for_delta(bracket.above, self._log_left(bracket), steepest, near)
         if saddle.tilt * saddle.epsilon >= steepest / 2:
             return saddle  # epsilon is the largest loss, well enough, and delta far less there
         if saddle.epsilon <= 0:
-            saddle = saddle_for_epsilon(bracket.above, 0.0, steepest)
+            saddle = saddle_for_epsilon(bracket.above, 0.0, steepest, near)
         return saddle.known(self._log_left(bracket))
 
     def _log_left(self, bracket: Bracket) -> float:
@@ -82,7 +82,7 @@ class EpsilonGoal:
     def moved(self, bracket: Bracket, saddle: Saddle, high: float) -> Saddle:
         if not math.isfinite(high) or abs(high - saddle.epsilon) * saddle.tilt < 1:
             return saddle
-        saddle = saddle_for_epsilon(bracket.above, high, 30 / self.tolerance)
+        saddle = saddle_for_epsilon(bracket.above, high, 30 / self.tolerance, saddle.tilt)
         return saddle.known(self._log_left(bracket))
 
 
@@ -97,8 +97,8 @@ class DeltaGoal:
             return bracket.below.infinite, lost
         return 0.0, 1.0
 
-    def saddle(self, bracket: Bracket) -> Saddle:
-        return saddle_for_epsilon(bracket.above, self.epsilon, 30 / self.tolerance)
+    def saddle(self, bracket: Bracket, near: float = 1.0) -> Saddle:
+        return saddle_for_epsilon(bracket.above, self.epsilon, 30 / self.tolerance, near)
 
     def gap(self, saddle: Saddle) -> float:
         del saddle

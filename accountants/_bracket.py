@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from accountants._atoms import Composed, cut, dominated, dominating, roughness
+from accountants._atoms import Atoms, Composed, cut, dominated, dominating, roughness
 from accountants._saddle import CELLS, Saddle
 from dpmech import DominatingPair
 from dpmech.cells import Cells
@@ -17,6 +17,8 @@ from dpmech.noise import Floats
 
 # Beyond as many atoms cells are not cut.
 _MOST_ATOMS = 2e5
+# Pairs whose cells are remembered.
+_FEW = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,29 +28,29 @@ class Bracket:
     pairs: Sequence[tuple[DominatingPair, int]]
     edges: Sequence[Floats]
 
-    def _cells(self) -> Iterator[Cells]:
+    def _cells(self) -> Iterable[Cells]:
         """The cells of each pair, one after the other: those of a long ledger would fill memory."""
+        if len(self.pairs) <= _FEW:
+            return self._kept
         return (pair.cells(edges) for (pair, _), edges in zip(self.pairs, self.edges, strict=True))
 
     @cached_property
-    def _both(self) -> tuple[Composed, Composed]:
-        counts = [count for _, count in self.pairs]
-        atoms = [(dominated(cells), dominating(cells)) for cells in self._cells()]
-        below, above = zip(*atoms, strict=True)
-        return (
-            Composed(parts=tuple(zip(below, counts, strict=True))),
-            Composed(parts=tuple(zip(above, counts, strict=True))),
-        )
+    def _kept(self) -> list[Cells]:
+        return [pair.cells(edges) for (pair, _), edges in zip(self.pairs, self.edges, strict=True)]
 
-    @property
+    def _composed(self, of: Callable[[Cells], Atoms]) -> Composed:
+        counts = (count for _, count in self.pairs)
+        return Composed(parts=tuple(zip(map(of, self._cells()), counts, strict=True)))
+
+    @cached_property
     def below(self) -> Composed:
         """The dominated composition."""
-        return self._both[0]
+        return self._composed(dominated)
 
-    @property
+    @cached_property
     def above(self) -> Composed:
         """The dominating composition."""
-        return self._both[1]
+        return self._composed(dominating)
 
     def refined(self, saddle: Saddle, gap: float) -> Bracket:
         """Cells cut so that the bounds on ln delta are ``gap`` apart near the saddle.

@@ -35,7 +35,9 @@ from dpmech.noise import Floats
 _U = float(np.finfo(np.float64).eps) / 2
 # ln of a characteristic function that is as good as 0: far below what a double resolves of 1.
 _NEGLIGIBLE = -60.0
-_CHUNK = 64  # atoms summed at a time: neither memory nor rounding may grow with their number
+# Atoms summed at a time: neither memory nor rounding may grow with their number. Many releases
+# raise sums, and their errors, to a high power, and get the slower sum.
+_CHUNK, _SMALL_CHUNK, _MANY = 1024, 64, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,9 @@ class Contour:
         line, left, runs = self.line, self.line.count, 0
         log_size, phase, log_above = np.zeros(left), np.zeros(left), np.zeros(left)
         for part, count in self._tilted:
-            values, error = part.transform(line.step, left)
+            values, error = part.transform(
+                line.step, left, _SMALL_CHUNK if count > _MANY else _CHUNK
+            )
             size = np.abs(values)
             with np.errstate(divide="ignore"):
                 log_size[:left] += count * np.log(size)
@@ -218,30 +222,36 @@ class _Tilted:
             moved=atoms.losses - centre,
         )
 
-    def transform(self, step: float, count: int) -> tuple[NDArray[np.complex128], Floats]:
+    def transform(
+        self, step: float, count: int, chunk: int
+    ) -> tuple[NDArray[np.complex128], Floats]:
         """E e^(it (l - centre)) at t = 0, step, …, and its errors."""
         block = 1 << max(1, math.ceil(math.log2(count) / 2))
         # Powers: an exponential and a product (sqrt(5) u) for every binary digit. Phases: both
         # l - centre and t l were rounded. Sums: in any order in a chunk (sqrt(2) n u), then in
         # pairs.
         digits = math.log2(block) + math.log2(count / block + 1) + 4
-        summed = min(len(self.weight), _CHUNK) + 2 * math.log2(len(self.weight) / _CHUNK + 1) + 2
+        summed = min(len(self.weight), chunk) + 2 * math.log2(len(self.weight) / chunk + 1) + 2
         reach = step * np.arange(count, dtype=np.float64) * float(self.weight @ np.abs(self.moved))
-        values = characteristic(self.weight, self.moved, step, count, block)
+        values = characteristic(self.weight, self.moved, step, (count, block), chunk)
         return values, _U * (5 * digits + 3 * reach + 2 * summed + 16)
 
 
 def characteristic(
-    weight: Floats, losses: Floats, step: float, count: int, block: int
+    weight: Floats, losses: Floats, step: float, shape: tuple[int, int], chunk: int = _CHUNK
 ) -> NDArray[np.complex128]:
-    """sum_i w_i e^(i t l_i) at t = 0, step, …: (rows of one power) x (the block's powers)."""
+    """sum_i w_i e^(i t l_i) at t = 0, step, …: (rows of one power) x (the block's powers).
+
+    ``shape``: how many t, and how many of them a row has.
+    """
+    count, block = shape
     rows = math.ceil(count / block)
 
-    def chunk(start: int) -> NDArray[np.complex128]:
-        w, phase = weight[start : start + _CHUNK], step * losses[start : start + _CHUNK]
+    def part(start: int) -> NDArray[np.complex128]:
+        w, phase = weight[start : start + chunk], step * losses[start : start + chunk]
         return (_powers(block * phase, rows) * w) @ _powers(phase, block).T
 
-    total = _summed_in_pairs(chunk(start) for start in range(0, len(weight), _CHUNK))
+    total = _summed_in_pairs(part(start) for start in range(0, len(weight), chunk))
     return total.ravel()[:count]
 
 

@@ -59,13 +59,15 @@ class Direction:
         """Refine until the gap is within tolerance; keep the best of all bounds."""
         bracket = self._bracket(delta, goal.tolerance)
         low, high = goal.trivial(bracket)
-        if low == high:
+        if high <= low * (1 + goal.tolerance):
             return low, high
+        saddle = goal.saddle(bracket)
         for gap in (_FIRST_GAP, _FIRST_GAP / 10):
-            bracket = bracket.refined(goal.saddle(bracket), gap)
+            bracket = bracket.refined(saddle, gap)
+            saddle = goal.saddle(bracket, saddle.tilt)
         # The coarse first look may show that this direction does not matter, or that the saddle's
         # estimate of delta was far off (a loss of several humps) and the place is another.
-        saddle, gap = goal.saddle(bracket), _FIRST_GAP / 10
+        gap = _FIRST_GAP / 10
         for done in range(_ROUNDS):
             line = line_through(saddle, bracket.above, gap)
             work = line.count * bracket.above.size

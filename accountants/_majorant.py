@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants._renyi import renyi_of_pair
+from accountants._renyi import lost_mass, renyi_of_pair
 from accountants.exact import gaussian_renyi, laplace_renyi
 from dpmech import (
     LMO,
@@ -40,13 +40,18 @@ from dpmech import (
     LaplaceMixture,
     Noise,
     Sensitivity,
+    Staircase,
 )
-from dpmech.loss import pair_of
+from dpmech.loss import AtomicPair, pair_of
 from dpmech.noise import Floats
 
 # Cells are cut until the line found is this close to the best above the points computed, relative;
 # the second where only monotonicity is proved, which takes many more cells.
-_TOLERANCE, _COARSE = 5e-4, 0.05
+_TOLERANCE, _COARSE = 2.4e-3, 0.05
+# Share of that for the slope, the rest is for the height.
+_STEEPER = 0.9
+# And psi itself is computed to this.
+_PSI = 5e-4
 _ROUNDS, _MOST_SHIFTS = 16, 400
 _SLOPE_ROUNDS = 48
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -102,7 +107,12 @@ def log_moments(noise: Noise, orders: Floats, shift: float) -> Floats:
         return (orders - 1) * gaussian_renyi(orders, noise.sigma / shift)
     if isinstance(noise, Laplace):
         return (orders - 1) * laplace_renyi(orders, noise.b / shift)
-    return (orders - 1) * renyi_of_pair(pair_of(noise, shift), orders, 1.0, "remove")
+    pair = pair_of(noise, shift)
+    moments, lost = (orders - 1) * renyi_of_pair(pair, orders, _PSI), lost_mass(pair)
+    if lost > 0 and isinstance(pair, AtomicPair) and isinstance(noise, Staircase):
+        # The steps that were left out have the losses of those before them.
+        return np.logaddexp(moments, math.log(lost) + (orders - 1) * float(pair.losses[-1]))
+    return moments if lost == 0 else np.full_like(orders, np.inf)
 
 
 def joint_log_moments(noise: Noise, sensitivity: Sensitivity, orders: Floats) -> Floats:
@@ -193,6 +203,9 @@ class Profile:
         slope, height = self._least(self._over_points)
         tolerance = _TOLERANCE if np.all(np.isfinite(self.bend)) else _COARSE
         allowed = height * (1 + tolerance) - slope * self.share
+        # A line that is a little steeper gives way far off, where cells may then be wide.
+        steeper = _STEEPER * tolerance * slope
+        slope, allowed = slope + steeper, allowed - steeper * self.share
         return np.any(self._above(slope) > allowed, axis=1)
 
     def _over_cells(self, slope: Floats) -> Floats:

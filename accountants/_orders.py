@@ -23,37 +23,44 @@ _ROUNDS, _PER_ROUND = 3, 9
 Curve = Callable[[Floats], Floats]
 
 
-def least_epsilon(renyi: Curve, delta: float) -> float:
-    """The least epsilon at ``delta`` that bounds on the divergence prove; inf if all diverge."""
+def least_epsilon(renyi: Curve, delta: float, rough: Curve | None = None) -> float:
+    """The least epsilon at ``delta`` that bounds on the divergence prove; inf if all diverge.
+
+    ``rough``: looser bounds that are faster to compute, to find the order with.
+    """
     log_delta = math.log(delta)
 
-    def epsilon(orders: Floats) -> Floats:
-        return renyi(orders) + np.log1p(-1 / orders) - (log_delta + np.log(orders)) / (orders - 1)
+    def epsilon(orders: Floats, divergence: Floats) -> Floats:
+        return divergence + np.log1p(-1 / orders) - (log_delta + np.log(orders)) / (orders - 1)
 
-    return max(0.0, _least(epsilon))
-
-
-def least_delta(renyi: Curve, epsilon: float) -> float:
-    """The least delta at ``epsilon`` that bounds on the divergence prove."""
-
-    def log_delta(orders: Floats) -> Floats:
-        return (orders - 1) * (renyi(orders) - epsilon + np.log1p(-1 / orders)) - np.log(orders)
-
-    return math.exp(min(0.0, _least(log_delta)))
+    return max(0.0, _least(epsilon, renyi, rough))
 
 
-def _least(objective: Curve) -> float:
-    """The least value found over real orders."""
+def least_delta(renyi: Curve, epsilon: float, rough: Curve | None = None) -> float:
+    """The least delta at ``epsilon`` that bounds on the divergence prove; ``rough`` likewise."""
+
+    def log_delta(orders: Floats, divergence: Floats) -> Floats:
+        spent = divergence - epsilon + np.log1p(-1 / orders)
+        return (orders - 1) * spent - np.log(orders)
+
+    return math.exp(min(0.0, _least(log_delta, renyi, rough)))
+
+
+def _least(cost: Callable[[Floats, Floats], Floats], renyi: Curve, rough: Curve | None) -> float:
+    """The least cost found over real orders: sought by the rough curve, told by the other."""
+
+    def objective(orders: Floats) -> Floats:
+        return cost(orders, (rough or renyi)(orders))
+
     t, values = _widened(objective)
     if not np.any(np.isfinite(values)):
         return math.inf
-    best = float(np.nanmin(values))
     for _ in range(_ROUNDS):
         centre, step = float(t[np.nanargmin(values)]), float(t[1] - t[0])
         t = np.linspace(centre - step, centre + step, _PER_ROUND)
         values = objective(1 + np.exp(t))
-        best = min(best, float(np.nanmin(values)))
-    return min(best, float(np.nanmin(objective(1 + np.exp(_vertex(t, values))))))
+    orders = 1 + np.exp(np.append(_vertex(t, values), t[np.nanargmin(values)]))
+    return float(np.nanmin(cost(orders, renyi(orders))))
 
 
 def _widened(objective: Curve) -> tuple[Floats, Floats]:

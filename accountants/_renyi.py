@@ -1,270 +1,295 @@
-"""Rényi divergences by quadrature in log space, rounded up.
+"""Rényi moments of a dominating pair, bracketed by cells of its loss (mathematics.md §5).
 
-Symbols: ``r = e^l`` base likelihood ratio dP/dQ, ``q`` sampling rate, ``u = q (r - 1)``, ``beta``
-the exponent: E_Q[(1+u)^beta] is the moment of order alpha of the removal at beta = alpha and of the
-addition at beta = 1 - alpha. Since E_Q[u] = 0, what is integrated is
-``psi = (1+u)^beta - 1 - beta u >= 0``: no cancellation however small the rate (mathematics.md §5).
+Symbols: ``P``, ``Q`` the pair, ``r = e^l`` likelihood ratio dP/dQ, ``alpha`` order > 1, ``gamma =
+alpha - 1``, ``m`` P-mass where Q has none, ``E(x) = e^x - 1 - x >= 0``.
+
+As E_Q[r] = 1 - m, the moment of the finite losses is E_Q[r^alpha] = 1 + E_Q[psi] - alpha m with
+``psi = r^alpha - 1 - alpha (r - 1) = e^l (E(gamma l) + gamma E(-l))``: both terms are positive, so
+nothing cancels, however near the moment is to 1.
+
+psi is convex in r. On a cell with masses p and q on which r stays between two values, its mean
+under Q is therefore least if r is p/q throughout (Jensen), and largest if r takes only those two
+values (a chord: arXiv 2207.04380 calls it connecting the dots). Both are bounds at every order,
+whatever the cells; the cells are cut until the two agree.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy.special import logsumexp
+from numpy.typing import NDArray
 
-from dpmech.loss import AtomicPair, Direction, DominatingPair, PeakedPair
+from accountants._atoms import cut
+from accountants._tails import end_of_cells, is_known, log_tail
+from dpmech.cells import EPS, Cells
+from dpmech.loss import DominatingPair
 from dpmech.noise import Floats
 
-_EPS = float(np.finfo(np.float64).eps)
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-_TOLERANCE = 1e-11  # relative, per panel: the gap between one panel and its two halves
-_ROUNDS = 48
-_SERIES_TERMS = 20
-# Margin of the result, relative: for the rounding of ln psi where it cancels most (|u| just beyond
-# the series, alpha near 1), and for layers thinner than a panel that was settled as negligible.
-_ROUNDING = 1e-9
-# A pair's infinite mass up to this is only what its own cells leave out (see dpmech.loss).
-_LEFT_OUT = 1e-290
+# Relative gap between the bounds on a divergence at which cells are not cut further.
+FINE = 1e-6
+# A tail of this mass is not cut into cells.
+_TAIL = 1e-300
+_ROUNDS = 12
+# Intervals there may be, and more times tolerance^(-1/2): gaps fall with their square.
+_FEW, _CELLS = 6000.0, 30.0
+# Orders that share their cells.
+_TOGETHER = 16
+# Parts that a cell is cut into at once: bounds on wide cells say little of how many are needed.
+_PIECES = 16.0
+# Where E(x) is a series of so many terms, and where it is e^x to all digits, about to overflow.
+_NEAR_0, _SERIES_TERMS, _LARGE = 0.05, 10, 600.0
+# For the rounding of the sums, and for cells so narrow that rounding leaves them no mass.
+_MARGIN = 1e-12
 
-LogIntegrand = Callable[[Floats], Floats]
+
+def renyi_interval(
+    pair: DominatingPair, orders: Floats, tolerance: float = FINE
+) -> tuple[Floats, Floats]:
+    """(lower, upper) bounds on ln E_P[r^gamma; r finite] / gamma at ``orders``, shape (n,).
+
+    Without a :func:`lost_mass` that is the Rényi divergence. ``tolerance``: the relative gap to aim
+    at; rounding may leave a larger one, and both bounds hold either way.
+    """
+    low, high = np.empty_like(orders), np.empty_like(orders)
+    # Orders far apart need cells in different places.
+    for some in np.array_split(np.argsort(orders), math.ceil(len(orders) / _TOGETHER)):
+        low[some], high[some] = _refined(pair, orders[some], tolerance)
+    return low, high
+
+
+def _refined(pair: DominatingPair, orders: Floats, tolerance: float) -> tuple[Floats, Floats]:
+    edges = _first_edges(pair, orders)
+    most = _FEW + _CELLS * tolerance**-0.5
+    best = _Moments.of(pair, edges, orders)
+    wanted = np.ones(len(orders), dtype=np.bool_)
+    for _ in range(_ROUNDS):
+        wanted &= best.gap > tolerance
+        pieces = best.pieces(len(edges) - 1, tolerance, wanted)
+        pieces = pieces * min(1.0, most / max(float(np.sum(pieces)), 1.0))
+        if not np.any(pieces > 1) or len(edges) > most:
+            break
+        edges = cut(edges, pieces)
+        last, best = best, _Moments.of(pair, edges, orders)
+        # Where cutting no longer helps, what is left is rounding.
+        wanted &= (best.gap <= last.gap / 2) | (last.gap > 1e-2)
+    return best.divergences
+
+
+def renyi_of_pair(pair: DominatingPair, orders: Floats, tolerance: float = FINE) -> Floats:
+    """The upper bounds of :func:`renyi_interval`."""
+    return renyi_interval(pair, orders, tolerance)[1]
+
+
+def lost_mass(pair: DominatingPair) -> float:
+    """P-mass that :func:`renyi_interval` leaves out: infinite loss, and tails not bounded."""
+    cells = pair.cells(_edges(pair))
+    infinite = cells.low == np.inf
+    if not is_known(pair):
+        infinite |= cells.high == np.inf
+    return min(1.0, _mass(cells, infinite) * (1 + 1e-12))
+
+
+@lru_cache(maxsize=8)
+def _edges(pair: DominatingPair) -> Floats:
+    """Quantiles so far out may take a search."""
+    return pair.edges(_TAIL)
+
+
+def _first_edges(pair: DominatingPair, orders: Floats) -> Floats:
+    edges = _edges(pair)
+    if len(edges) < 3 or math.isfinite(edges[-1]):
+        return edges
+    return np.unique(np.concatenate([edges, end_of_cells(pair, orders)]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Moment:
-    """The function ln psi of one direction: ``beta`` of shape (orders, 1)."""
+class _Moments:
+    """The bounds that one set of cells gives: ``log_low``, ``log_high`` of shape (orders, cells).
 
-    beta: Floats
-    rate: float
+    ln of E_Q[psi] on each cell; ``log_beyond`` what bounds the tail beyond all cells.
+    """
+
+    gamma: Floats
+    interval: NDArray[np.int64]
+    log_low: Floats
+    log_high: Floats
+    log_beyond: Floats
+    lost: float
 
     @classmethod
-    def of(cls, orders: Floats, rate: float, direction: Direction) -> Moment:
-        beta = orders if direction == "remove" else 1 - orders
-        return cls(beta=beta[:, None], rate=rate)
+    def of(cls, pair: DominatingPair, edges: Floats, orders: Floats) -> _Moments:
+        cells, gamma = pair.cells(edges), orders[:, None] - 1
+        infinite = cells.low == np.inf
+        open_top = (cells.high == np.inf) & ~infinite
+        log_beyond = np.full(len(orders), -np.inf)
+        lost = _mass(cells, infinite)
+        if np.any(open_top):
+            if is_known(pair):
+                log_beyond = log_tail(pair, orders, float(edges[-2]))
+            else:  # it counts as infinite loss, and Q's mass has psi(0) = gamma
+                lost += _mass(cells, open_top)
+                log_q = np.logaddexp.reduce(cells.log_q[open_top])
+                log_beyond = np.log(gamma[:, 0]) + log_q + _MARGIN
+        kept = cells.where(~infinite & ~open_top)
+        low, high = _bounds(kept, gamma)
+        return cls(
+            gamma=gamma[:, 0],
+            interval=kept.interval,
+            log_low=low,
+            log_high=high,
+            log_beyond=log_beyond,
+            lost=lost,
+        )
 
-    def log_mixture(self, loss: Floats) -> Floats:
-        """ln(1 + u) = ln(1 - q + q e^l)."""
-        if self.rate == 1:
-            return loss
-        return np.logaddexp(math.log1p(-self.rate), math.log(self.rate) + loss)
+    @cached_property
+    def _totals(self) -> tuple[Floats, Floats]:
+        """ln of the bounds on E_Q[psi]."""
+        high = np.logaddexp(_log_sum(self.log_high), self.log_beyond) + _MARGIN
+        return _log_sum(self.log_low) - _MARGIN, high
 
-    def log_psi(self, loss: Floats) -> Floats:
-        """ln psi at losses of shape (n,); shape (orders, n)."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            u = np.minimum(self.rate * np.expm1(loss), 1e300 / np.max(np.abs(self.beta)))
-            log_mixture = np.where(np.abs(u) < 0.5, np.log1p(u), self.log_mixture(loss))
-            power = self.beta * log_mixture
-            size = np.log(-np.expm1(-np.abs(loss))) + np.maximum(loss, 0.0) + math.log(self.rate)
-            linear = np.log(np.abs(self.beta)) + size  # ln |beta u|
-            grows = self.beta * np.sign(loss) > 0
-            # psi = e^power - (1 + |beta u|), or |beta u| - (1 - e^power): positive terms first.
-            far = np.where(
-                grows,
-                power + np.log1p(-np.exp(np.minimum(np.logaddexp(0.0, linear) - power, 0.0))),
-                linear + np.log1p(np.maximum(np.expm1(power) * np.exp(-linear), -1.0)),
-            )
-        near = (np.abs(u) < 0.1) & (np.abs(self.beta * u) < 0.5)
-        rows, columns = np.nonzero(near)
-        far[rows, columns] = _log_psi_series(self.beta[rows, 0], u[columns])
-        return far
+    @cached_property
+    def _log_moments(self) -> tuple[Floats, Floats]:
+        """ln of the bounds on the moment."""
+        low, high = self._totals
+        spent = (1 + self.gamma) * self.lost
+        return _log_one_plus(low, spent * (1 + _MARGIN)), _log_one_plus(high, spent * (1 - 1e-9))
+
+    @property
+    def divergences(self) -> tuple[Floats, Floats]:
+        low, high = self._log_moments
+        return low / self.gamma - 4 * EPS * np.abs(low), high / self.gamma * (1 + 4 * EPS)
+
+    @cached_property
+    def gap(self) -> Floats:
+        """Relative, per order."""
+        low, high = self._log_moments
+        return (high - low) / np.maximum(np.abs(high), 1e-300)
+
+    def pieces(self, intervals: int, tolerance: float, wanted: NDArray[np.bool_]) -> Floats:
+        """Into how many parts each interval should be cut for the orders ``wanted``.
+
+        The gap of one cut into n parts falls to 1/n^2, so the fewest parts for a given sum of gaps
+        have n ~ (the gap)^(1/3).
+        """
+        known = self.interval >= 0
+        if not np.any(known) or not np.any(wanted):
+            return np.ones(max(intervals, 0))
+        low, high = self._totals
+        log_moment = np.maximum(self._log_moments[0], 1e-300)
+        # What of E_Q[psi] may be unknown: d ln(1 + x) = dx/(1 + x).
+        allowed = np.log(tolerance * log_moment) + np.logaddexp(0.0, low)
+        unit = np.minimum(allowed, high)[wanted, None]
+        shares = _exp_gaps(self.log_low[wanted], self.log_high[wanted], unit)
+        cubes = np.stack(
+            [np.bincount(self.interval[known], row[known], intervals) for row in np.cbrt(shares)]
+        )
+        scale = np.sqrt(np.sum(cubes, axis=1, keepdims=True))
+        return np.minimum(np.max(scale * cubes, axis=0), _PIECES)
 
 
-def _log_psi_series(beta: Floats, u: Floats) -> Floats:
-    """ln of beta (beta-1)/2 u^2 + …, the binomial series from its second power on."""
-    total, term = np.ones_like(u), np.ones_like(u)
-    for k in range(3, _SERIES_TERMS):
-        term = term * ((beta - k + 1) / k) * u
-        total = total + term
+def _mass(cells: Cells, which: NDArray[np.bool_]) -> float:
+    """P-mass of those cells, rounded up."""
+    return float(np.sum(np.exp(cells.log_p[which]) * (1 + cells.error[which])))
+
+
+def _log_one_plus(log_x: Floats, less: Floats) -> Floats:
+    """ln(1 + x - less)."""
+    if not np.any(less > 0):
+        return np.logaddexp(0.0, log_x)
     with np.errstate(divide="ignore"):
-        return np.log(beta * (beta - 1) / 2) + 2 * np.log(np.abs(u)) + np.log(total)
+        small = np.log1p(np.maximum(np.exp(np.minimum(log_x, 700.0)) - less, -1.0))
+    return np.where(log_x < 700.0, small, log_x)
 
 
-def renyi_of_pair(
-    pair: DominatingPair, orders: Floats, rate: float, direction: Direction
-) -> Floats:
-    """An upper bound on the Rényi divergence of the subsampled pair at ``orders``, shape (n,).
-
-    ``pair`` must be that of a symmetric noise (reflection exchanges P and Q).
-    """
-    if rate == 1:
-        direction = "remove"  # the two are mirror images
-    moment = Moment.of(orders, rate, direction)
-    if isinstance(pair, AtomicPair):
-        log_excess, lost = _atomic(pair, moment), pair.infinite_mass
-    elif isinstance(pair, PeakedPair):
-        log_excess, lost = _peaked(pair, moment, orders), _mass_beyond_support(pair)
-    else:
-        raise ValueError(
-            f"Expected a pair with a density or with atoms, got {type(pair).__name__}; "
-            "use the PLD accountant."
-        )
-    if lost > _LEFT_OUT:
-        if direction == "remove":
-            return np.full_like(orders, np.inf)
-        # Where P has none of Q's mass u = -q; and E_Q[u] = -q times that mass, no longer 0.
-        log_excess = np.logaddexp.reduce(
-            [
-                log_excess,
-                math.log(lost) + moment.log_psi(np.array([-np.inf]))[:, 0],
-                np.log(orders - 1) + math.log(rate * lost),
-            ]
-        )
-    return np.logaddexp(0.0, log_excess) / (orders - 1)
+def _exp_gaps(low: Floats, high: Floats, unit: Floats) -> Floats:
+    """(e^high - e^low) / e^unit, at most e^60."""
+    with np.errstate(invalid="ignore"):
+        inside = np.where(high > low, -np.expm1(np.minimum(low - high, 0.0)), 0.0)
+    return np.exp(np.minimum(high - unit, 60.0)) * inside
 
 
-def _mass_beyond_support(pair: PeakedPair) -> float:
-    end = pair.noise.support
-    return 0.0 if math.isinf(end) else min(1.0, float(pair.noise.sf(end - pair.shift)))
+def _log_sum(values: Floats) -> Floats:
+    """ln of the sums of e^values over the last axis."""
+    if values.shape[-1] == 0:
+        return np.full(len(values), -np.inf)
+    top = np.maximum(np.max(values, axis=-1), -1e300)
+    with np.errstate(divide="ignore"):
+        return top + np.log(np.sum(np.exp(values - top[:, None]), axis=-1))
 
 
-def _atomic(pair: AtomicPair, moment: Moment) -> Floats:
-    """ln E_Q[psi] over the atoms; what the pair left out goes to the highest loss."""
-    p = pair.p.copy()
-    if pair.infinite_mass <= _LEFT_OUT:
-        p[-1] += pair.infinite_mass
-    full = p > 0
-    losses = pair.losses[full]
-    log_terms = np.log(p[full]) - losses + moment.log_psi(losses)
-    reach = float(np.max(np.abs(losses)))
-    rounding = _ROUNDING + 8 * _EPS * np.abs(moment.beta[:, 0]) * reach
-    return logsumexp(log_terms, axis=1) + rounding
+def _bounds(cells: Cells, gamma: Floats) -> tuple[Floats, Floats]:
+    """ln of the bounds on E_Q[psi] on each cell, rounding included; ``gamma`` of shape (n, 1)."""
+    bottom, top = cells.low - cells.low_error, cells.high + cells.high_error
+    known = np.isfinite(cells.loss_error)
+    wrong = np.where(known, cells.loss_error, 0.0) + 8 * EPS * _size(cells.log_p, cells.log_q)
+    least = np.where(known, np.clip(cells.loss - wrong, bottom, top), bottom)
+    most = np.where(known, np.clip(cells.loss + wrong, bottom, top), top)
+    # Where Q's mass is below what doubles hold, P's and the least loss bound it.
+    with np.errstate(invalid="ignore"):
+        log_q = np.where(np.isneginf(cells.log_q), cells.log_p - bottom, cells.log_q)
+    error = cells.error + wrong + 8 * EPS * _size(log_q)
+    # Powers are rounded in proportion to their exponents.
+    rounding = error + 8 * EPS * (16 + (1 + gamma) * _size(np.where(top > 700, top, bottom), top))
+    chord = _chord(gamma, bottom, top, (least, most))
+    nearest = np.clip(0.0, least, most)  # psi falls to loss 0 and rises from there
+    return log_q + log_psi(gamma, nearest) - rounding, log_q + chord + rounding
 
 
-def _peaked(pair: PeakedPair, moment: Moment, orders: Floats) -> Floats:
-    """ln of the integral of psi under Q over s/2 and beyond, plus its mirror image.
-
-    The reflection x -> s - x exchanges f0 and f1 and turns the loss over, so each x >= s/2 carries
-    f0 psi(l) for itself and f1 psi(-l) for its image.
-    """
-    if pair.noise.support <= pair.shift / 2:
-        return np.full_like(orders, -np.inf)
-
-    def log_integrand(x: Floats) -> Floats:
-        log_q, log_p = pair.noise.logpdf(x), pair.noise.logpdf(x - pair.shift)
-        loss = log_p - log_q
-        return np.logaddexp(log_q + moment.log_psi(loss), log_p + moment.log_psi(-loss))
-
-    end, log_tail = _cut(pair, moment)
-    edges = _panels(pair, end)
-    log_value, log_error = log_integral(log_integrand, edges)
-    # Where the integrand is largest, to a factor 2 of the way: terms of this size were rounded.
-    middles = (edges[1:] + edges[:-1]) / 2
-    at = middles[np.argmax(log_integrand(middles), axis=1)]
-    terms = orders * np.abs(pair.loss(at)) + np.abs(pair.noise.logpdf(at))
-    log_sum = np.logaddexp.reduce([log_value, log_error, log_tail])
-    return log_sum + _ROUNDING * np.maximum(1.0, log_sum) + 32 * _EPS * terms
+def _size(*values: Floats) -> Floats:
+    """The sum of the sizes of those that are finite."""
+    return sum((np.where(np.isfinite(v), np.abs(v), 0.0) for v in values), np.zeros(1))
 
 
-def _panels(pair: PeakedPair, end: float) -> Floats:
-    """Edges from s/2 to ``end``: the kink at s, the loss peak, and doublings of the law's width."""
-    s, width = pair.shift, float(pair.noise.isf(0.25))
-    doublings = width * 2.0 ** np.arange(-3, math.ceil(math.log2(max(2.0, (end - s) / width))) + 1)
-    inner = doublings[doublings < s / 2]
-    edges = np.concatenate([[s / 2, s, end, pair.noise.loss_peak(s)], s + doublings, s - inner])
-    return np.unique(edges[(edges >= s / 2) & (edges <= end)])
-
-
-def _cut(pair: PeakedPair, moment: Moment) -> tuple[float, Floats]:
-    """Where to stop integrating, and ln of a bound on what lies beyond, per order."""
-    noise, s = pair.noise, pair.shift
-    nothing = np.full(len(moment.beta), -np.inf)
-    if math.isfinite(noise.support):
-        return noise.support, nothing
-    if math.isfinite(noise.loss_peak(s)):
-        # The loss falls from here on, and psi with it, on both sides of u = 0.
-        end = max(noise.loss_peak(s), s) + float(noise.isf(1e-60))
-        return end, _flat_tail(pair, moment, end, float(pair.loss(np.array([end]))[0]))
-    return _rising_tail(pair, moment)
-
-
-def _flat_tail(pair: PeakedPair, moment: Moment, end: float, loss: float) -> Floats:
-    """ln of Q's mass beyond times psi(loss) plus P's times psi(-loss)."""
-    log_psi = moment.log_psi(np.array([loss, -loss]))
-    log_q, log_p = float(pair.noise.logsf(end)), float(pair.noise.logsf(end - pair.shift))
-    return np.logaddexp(log_q + log_psi[:, 0], log_p + log_psi[:, 1])
-
-
-def _rising_tail(pair: PeakedPair, moment: Moment) -> tuple[float, Floats]:
-    """The cut for a loss that rises for ever.
-
-    Beyond X the weight (1+u)^alpha is at most (c r)^alpha with c r = 1 + u at X, and
-    H = ln(f0 r^alpha) is concave once it falls (for exp(-|x|^beta), beta >= 1: H' =
-    -beta x^(beta-1) (alpha (1-s/x)^(beta-1) - (alpha-1)) with both factors rising), so a geometric
-    tail with the slope of a secant before X bounds its integral. The addition's psi is at most
-    (alpha-1) u there, and the images' at most psi(-q).
-    """
-    s, beta = pair.shift, moment.beta
-    start = float(pair.noise.isf(1e-60))
-    x: Floats = s + start * 1.5 ** np.arange(120, dtype=np.float64)
-    power = np.maximum(beta, 1.0)
-
-    def log_h(at: Floats) -> Floats:
-        return pair.noise.logpdf(at) + power * pair.loss(at)
-
-    slope = (log_h(x) - log_h(x - 1e-3 * start)) / (1e-3 * start)
-    log_c = moment.log_mixture(pair.loss(x)) - pair.loss(x)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        log_beyond = power * log_c + log_h(x) - np.log(np.maximum(-slope, 0.0))
-    log_beyond = np.where(slope < 0, log_beyond, np.inf)
-    growth = np.where(beta > 0, 0.0, np.log(np.abs(beta) + 1))
-    # Negligible beside the integrand's centre; whatever it is, it is added to the result.
-    seen = np.maximum.accumulate(power * log_c + log_h(x), axis=1)
-    images = pair.noise.logsf(x - s) + moment.log_psi(np.array([-np.inf]))
-    enough = np.all(np.maximum(log_beyond, images) <= seen[:, -1:] - 50.0, axis=0)
-    at = int(np.argmax(enough)) if np.any(enough) else len(x) - 1
-    return float(x[at]), np.logaddexp(growth[:, 0] + log_beyond[:, at], images[:, at])
-
-
-def log_integral(log_f: LogIntegrand, edges: Floats) -> tuple[Floats, Floats]:
-    """(ln of the integral, ln of a bound on its error), both per order.
-
-    Gauss-Legendre panels, halved until a panel and its halves agree for every order; the halves are
-    kept and the whole disagreement is the error: the rule converges geometrically on panels whose
-    ends are all the places where the integrand is not analytic, or shrinks towards them.
-    """
-    low, high = edges[:-1], edges[1:]
-    whole = _panel_sums(log_f, low, high)
-    done = error = np.full(len(whole), -np.inf)
-    for turn in range(_ROUNDS):
-        middle = (low + high) / 2
-        left, right = _panel_sums(log_f, low, middle), _panel_sums(log_f, middle, high)
-        halves = np.logaddexp(left, right)
-        gap = _log_difference(whole, halves)
-        total = np.logaddexp(done, logsumexp(halves, axis=1))
-        # The logarithm counts: where it is large, the integral's relative error may be, too.
-        limit = total + np.log(_TOLERANCE * np.maximum(1.0, total))
-        settled = np.all(gap <= limit[:, None], axis=0) | (turn == _ROUNDS - 1)
-        done = np.logaddexp(done, _sum(halves[:, settled]))
-        error = np.logaddexp(error, _sum(gap[:, settled]))
-        if np.all(settled):
-            break
-        again = ~settled
-        low, high = _woven(low[again], middle[again]), _woven(middle[again], high[again])
-        whole = _woven(left[:, again], right[:, again])
-    return done, error
-
-
-def _panel_sums(log_f: LogIntegrand, low: Floats, high: Floats) -> Floats:
-    """ln of the 16-point rule on each panel; shape (orders, panels)."""
-    half = (high - low)[:, None] / 2
-    x = (low + high)[:, None] / 2 + half * _NODES
-    values = log_f(x.ravel()).reshape(-1, *x.shape)
-    return logsumexp(values, axis=2, b=_WEIGHTS * half)
-
-
-def _log_difference(a: Floats, b: Floats) -> Floats:
-    """ln |e^a - e^b|."""
+def _chord(gamma: Floats, bottom: Floats, top: Floats, means: tuple[Floats, Floats]) -> Floats:
+    """ln of the largest mean of psi if losses are in [bottom, top] and ln E r is in ``means``."""
+    at_bottom, at_top = log_psi(gamma, bottom), log_psi(gamma, top)
+    falls, wide = at_bottom > at_top, bottom < top
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = np.maximum(a, b) + np.log(-np.expm1(-np.abs(a - b)))
-    return np.where(a == b, -np.inf, apart)
+        width = np.expm1(bottom - top)
+        lower = [np.log(np.where(wide, np.expm1(m - top) / width, 0.0)) for m in means]
+        upper = [_log_share(m, bottom, top, width) for m in means]
+        down = np.where(falls, lower[0], lower[1]) + at_bottom
+        up = np.where(falls, upper[0], upper[1]) + at_top
+    return np.logaddexp(down, up)
 
 
-def _sum(values: Floats) -> Floats:
-    return logsumexp(values, axis=1) if values.shape[1] else np.full(len(values), -np.inf)
+def _log_share(mean: Floats, bottom: Floats, top: Floats, width: Floats) -> Floats:
+    """ln of the share at the top of the two-point law on e^bottom and e^top with mean e^mean."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = np.log(np.expm1(bottom - mean) / width) + np.minimum(mean - top, 0.0)
+    return np.where(bottom < top, np.where(mean > bottom, inside, -np.inf), 0.0)
 
 
-def _woven(first: Floats, second: Floats) -> Floats:
-    """Alternate entries of two arrays along the last axis."""
-    return np.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+def log_psi(gamma: Floats, loss: Floats) -> Floats:
+    """ln psi at losses of shape (n,); shape (orders, n)."""
+    finite = np.where(np.isfinite(loss), loss, 0.0)
+    large = np.maximum(np.max(gamma, initial=0.0) * finite, -finite) > _LARGE
+    values, small = np.empty((len(gamma), len(loss))), finite[~large]
+    with np.errstate(divide="ignore"):
+        values[:, ~large] = small + np.log(_rest(gamma * small) + gamma * _rest(-small))
+    values[:, large] = _log_psi_large(gamma, finite[large])
+    return np.where(np.isneginf(loss), np.log(gamma), values)
+
+
+def _log_psi_large(gamma: Floats, loss: Floats) -> Floats:
+    """The same where powers overflow."""
+    with np.errstate(divide="ignore"):
+        return loss + np.logaddexp(_log_rest(gamma * loss), np.log(gamma) + _log_rest(-loss))
+
+
+def _log_rest(x: Floats) -> Floats:
+    """ln E(x), also where E(x) overflows."""
+    return np.where(x > _LARGE, x, np.log(_rest(np.minimum(x, _LARGE))))
+
+
+def _rest(x: Floats) -> Floats:
+    """E(x) = e^x - 1 - x for x <= 600, good to 1e-14."""
+    near = np.clip(x, -_NEAR_0, _NEAR_0)
+    series = 1 + near / _SERIES_TERMS
+    for k in range(_SERIES_TERMS - 1, 2, -1):
+        series *= near / k
+        series += 1
+    return np.where(np.abs(x) < _NEAR_0, x * x / 2 * series, np.expm1(x) - x)

@@ -72,11 +72,13 @@ class Saddle:
         return replace(self, log_delta=log_delta, log_share=self.log_share - less, hidden=less)
 
 
-def saddle_for_delta(composed: Composed, log_delta: float, steepest: float) -> Saddle:
+def saddle_for_delta(
+    composed: Composed, log_delta: float, steepest: float, near: float = 1.0
+) -> Saddle:
     """The saddle whose delta is about the one given, or the first with tilt epsilon >= steepest.
 
     Where atoms at the highest loss outweigh delta there is no saddle: epsilon is then that loss but
-    for 1/tilt.
+    for 1/tilt. ``near``: a tilt not far from the answer.
     """
 
     def miss(log_tilt: float) -> float:
@@ -85,10 +87,12 @@ def saddle_for_delta(composed: Composed, log_delta: float, steepest: float) -> S
             return -1.0
         return saddle.log_delta - log_delta
 
-    return Saddle.at(composed, math.exp(_root(miss)))
+    return Saddle.at(composed, math.exp(_root(miss, math.log(near))))
 
 
-def saddle_for_epsilon(composed: Composed, epsilon: float, steepest: float) -> Saddle:
+def saddle_for_epsilon(
+    composed: Composed, epsilon: float, steepest: float, near: float = 1.0
+) -> Saddle:
     """The saddle of ``epsilon``."""
 
     def miss(log_tilt: float) -> float:
@@ -97,20 +101,24 @@ def saddle_for_epsilon(composed: Composed, epsilon: float, steepest: float) -> S
             return -1.0
         return epsilon - saddle.epsilon
 
-    return Saddle.at(composed, math.exp(_root(miss)), epsilon)
+    return Saddle.at(composed, math.exp(_root(miss, math.log(near))), epsilon)
 
 
-def _root(falling: Callable[[float], float]) -> float:
+def _root(falling: Callable[[float], float], start: float) -> float:
     """Where a function that falls from positive to negative is about zero."""
-    low, high = 0.0, 1.4
-    while falling(high) > 0 and high < _LOG_TILTS[1]:
-        low, high = high, high + 1.4
-    while low > _LOG_TILTS[0] and falling(low) <= 0:
-        low, high = low - 1.4, low
-    if falling(low) <= 0 or falling(high) > 0:
-        return high if falling(high) > 0 else low
     from scipy.optimize import brentq  # takes long to import
 
+    low = high = start
+    at_low = at_high = falling(start)
+    step = 0.35
+    while at_high > 0 and high < _LOG_TILTS[1]:
+        low, at_low, high = high, at_high, high + step
+        at_high, step = falling(high), 2 * step
+    while at_low <= 0 and low > _LOG_TILTS[0]:
+        high, at_high, low = low, at_low, low - step
+        at_low, step = falling(low), 2 * step
+    if at_low <= 0 or at_high > 0:
+        return high if at_high > 0 else low
     return float(brentq(falling, low, high, xtol=0.02))
 
 

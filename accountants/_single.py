@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants._atoms import Atoms, cut, dominated, dominating
-from dpmech import DominatingPair
+from accountants.exact import gaussian_delta_interval, gaussian_epsilon_interval
+from dpmech import DominatingPair, Gaussian
 from dpmech.cells import Cells
+from dpmech.loss import PeakedPair
 from dpmech.noise import Floats
 
 _ROUNDS = 16
@@ -25,6 +27,8 @@ _CLOSE, _NEARLY = 1e-11, 1e-6
 
 def single_delta(pair: DominatingPair, epsilon: float) -> tuple[float, float]:
     """(lower, upper) bounds on delta at ``epsilon`` for one release of the pair."""
+    if isinstance(pair, PeakedPair) and isinstance(pair.noise, Gaussian):
+        return gaussian_delta_interval(epsilon, pair.shift / pair.noise.sigma)
 
     def at(cells: Cells) -> tuple[float, float]:
         return delta_of(dominated(cells), epsilon), delta_of(dominating(cells), epsilon)
@@ -34,6 +38,8 @@ def single_delta(pair: DominatingPair, epsilon: float) -> tuple[float, float]:
 
 def single_epsilon(pair: DominatingPair, delta: float) -> tuple[float, float]:
     """(lower, upper) bounds on epsilon at ``delta`` for one release of the pair."""
+    if isinstance(pair, PeakedPair) and isinstance(pair.noise, Gaussian):
+        return gaussian_epsilon_interval(delta, pair.shift / pair.noise.sigma)
 
     def at(cells: Cells) -> tuple[float, float]:
         return epsilon_of(dominated(cells), delta)[0], epsilon_of(dominating(cells), delta)[1]

@@ -24,7 +24,7 @@ from dpmech.spherical import Spherical
 
 # Orders tabulated: each whole one up to the first, then in steps of this share; in blocks, each
 # ending at four times the end of the one before.
-_EACH, _STEP, _BLOCK = 32, 0.04, 4
+_EACH, _STEP, _BLOCK = 16, 0.06, 4
 # Orders tried besides those asked for, where the bounds are the loosest.
 _BELOW_2 = np.array([1.2, 1.4, 1.6, 1.8])
 # The binomial sum has alpha terms: beyond this order no bound is computed (inf, which is one).
@@ -52,11 +52,21 @@ def tabulated_log_moments(noise: Noise, sensitivity: Sensitivity, orders: Floats
 
     Between the orders of the table the chord is a bound: the ln of a moment is convex in the order.
     """
-    blocks = 1 + max(0, math.ceil(math.log(np.max(orders) / _EACH) / math.log(_BLOCK) - 1e-9))
+    at, values = _table(noise, sensitivity, float(np.max(orders)))
+    return _chords(orders, np.append(1.0, at), np.append(0.0, values)) * (1 + 4 * _EPS)
+
+
+def _interpolated(mechanism: Mechanism, orders: Floats) -> Floats:
+    """S by straight lines of the divergence S/(alpha - 1): without the corners of chords of S."""
+    at, values = _table(mechanism.noise, mechanism.sensitivity, float(np.max(orders)))
+    return (orders - 1) * _chords(orders, at, values / (at - 1))
+
+
+def _table(noise: Noise, sensitivity: Sensitivity, highest: float) -> tuple[Floats, Floats]:
+    """Orders up to ``highest`` at least, and S there."""
+    blocks = 1 + max(0, math.ceil(math.log(highest / _EACH) / math.log(_BLOCK) - 1e-9))
     tables = [_block(noise, sensitivity, block) for block in range(blocks)]
-    at = np.concatenate([[1.0], *(orders for orders, _ in tables)])
-    values = np.concatenate([[0.0], *(values for _, values in tables)])
-    return _chords(orders, at, values) * (1 + 4 * _EPS)
+    return np.concatenate([at for at, _ in tables]), np.concatenate([s for _, s in tables])
 
 
 def _chords(x: Floats, at: Floats, values: Floats) -> Floats:
@@ -79,14 +89,18 @@ def is_covered(mechanism: Mechanism) -> bool:
     )
 
 
-def vector_log_moments(mechanism: Mechanism, orders: Floats) -> Floats:
+def vector_log_moments(mechanism: Mechanism, orders: Floats, *, rough: bool = False) -> Floats:
     """Upper bounds on ln E_Q[((1-q) + q P/Q)^alpha] for all shifts allowed; ``orders`` (n,).
+
+    ``rough``: near those, from the table alone, and not bounds.
 
     Of whole orders each term of the binomial expansion of the *joint* ratio takes its own bound; of
     others also the remainder of the series does, or else the chord between their whole neighbours
     is the bound, as the ln of a moment is convex in the order (0 at order 1). For the same reason
     the divergence, ln of the moment over alpha - 1, is no more than at any higher order tried.
     """
+    if mechanism.sampling.rate == 1 and rough:
+        return _interpolated(mechanism, orders)
     if mechanism.sampling.rate == 1:
         return joint_log_moments(mechanism.noise, mechanism.sensitivity, orders)
     tried = np.unique(np.concatenate([orders, np.floor(orders), np.ceil(orders), _BELOW_2]))

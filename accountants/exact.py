@@ -16,7 +16,9 @@ from dpmech.noise import Floats, checked_positive
 
 __all__ = [
     "gaussian_delta",
+    "gaussian_delta_interval",
     "gaussian_epsilon",
+    "gaussian_epsilon_interval",
     "gaussian_log_delta",
     "gaussian_renyi",
     "laplace_delta",
@@ -76,6 +78,29 @@ def gaussian_epsilon(delta: float, sigma: float, count: int = 1) -> float:
     from scipy import optimize  # takes long to import
 
     return float(optimize.brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-13)) * (1 + 5e-13)
+
+
+def _gaussian_rounding(epsilon: float, mu: float) -> float:
+    """Error of :func:`gaussian_log_delta`: of its exponents, and of a difference as small as mu."""
+    a = abs(mu / 2 - epsilon / mu)
+    return 64 * _EPS * (1 + a * a + epsilon + 1 / min(mu, 1.0))
+
+
+def gaussian_delta_interval(epsilon: float, mu: float) -> tuple[float, float]:
+    """(lower, upper) bounds on delta of one Gaussian release at bound/sigma = ``mu``."""
+    log_delta, error = gaussian_log_delta(epsilon, 1 / mu), _gaussian_rounding(epsilon, mu)
+    return math.exp(log_delta - error), min(1.0, math.exp(min(log_delta + error, 0.0)))
+
+
+def gaussian_epsilon_interval(delta: float, mu: float) -> tuple[float, float]:
+    """(lower, upper) bounds on epsilon of one Gaussian release at bound/sigma = ``mu``."""
+    epsilon = gaussian_epsilon(delta, 1 / mu)
+    # Delta falls at the rate e^epsilon Phi(-epsilon/mu - mu/2).
+    log_slope = epsilon + float(special.log_ndtr(-epsilon / mu - mu / 2)) - math.log(delta)
+    error = _gaussian_rounding(epsilon, mu) * math.exp(min(-log_slope, 700.0)) + 2e-12 * epsilon
+    if epsilon == 0 and gaussian_delta_interval(0.0, mu)[1] <= delta:
+        return 0.0, 0.0
+    return max(0.0, epsilon - 2 * error), epsilon + 2 * error
 
 
 def laplace_delta(epsilon: float, b: float) -> float:

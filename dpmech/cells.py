@@ -186,5 +186,5 @@ def tail_difference(noise: Noise, a: Floats, b: Floats) -> tuple[Floats, Floats]
         drop = np.where(b > a, np.minimum(noise.logsf(b) - upper, 0.0), 0.0)
         drop = or_zero(drop)
         mass = upper + np.log(-np.expm1(drop))
-        error = 8 * EPS * (1 + np.abs(upper)) / np.abs(drop)
+        error = 8 * EPS * (1 + np.abs(upper)) / np.minimum(np.abs(drop), 1.0)
     return mass, np.where(drop < 0, np.minimum(or_zero(error), 1.0), 0.0)

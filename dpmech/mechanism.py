@@ -127,9 +127,9 @@ class Mechanism:
             return replace(self, relation="add-remove")
         if self.sampling.rate < 1:
             raise NoDominatingPair(
-                f"Only the PLD accountant has a bound for relation='replace-one' at "
+                f"Nothing under add-remove costs as much as relation='replace-one' at "
                 f"rate={self.sampling.rate:g}.",
-                "Use accountant='pld', rate=1, or relation='add-remove'.",
+                "Use accountant='pld' or 'rdp', rate=1, or relation='add-remove'.",
             )
         bound = self._largest_change
         return replace(

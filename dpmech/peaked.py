@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from dpmech.cells import EPS, CellMasses, Cells, LogMasses, cell_without_q, interval_mass, or_zero
+from dpmech.families import Laplace
 from dpmech.noise import Floats, Noise
 
 # Probability below which a tail is not resolved but counted as lost (added to the infinite mass).
@@ -82,6 +83,8 @@ class PeakedPair:
         log_q = self.noise.logpdf(edges[real])
         loss[real] = log_p - log_q
         error[real] = 8 * EPS * (np.abs(log_p) + np.abs(log_q))
+        if isinstance(self.noise, Laplace) and edges[-2] >= self.shift:  # it is flat from s on
+            loss[-1], error[-1] = loss[-2], error[-2]
         return loss, error
 
     def _inside(self, edges: Floats) -> Cells:

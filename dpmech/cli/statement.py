@@ -20,9 +20,8 @@ Format = Literal["text", "markdown", "latex", "json"]
 _PROVED = {
     "pld": "The bound is proved: it comes from the privacy loss distributions of dominating pairs, "
     "composed with the errors of discretisation, truncation and rounding bounded and added.",
-    "rdp": "The bound is the least over all real orders of a Rényi bound (conversion of Canonne, "
-    "Kamath and Steinke 2020); the margin for its quadrature is estimated where no closed form is "
-    "known.",
+    "rdp": "The bound is proved: the least over all real orders of a Rényi bound (conversion of "
+    "Canonne, Kamath and Steinke 2020), with the divergences rounded up.",
     "prv": "The bound is that of the prv-accountant package, which covers discretisation and "
     "truncation but not the rounding of its Fourier transform.",
 }

@@ -144,7 +144,7 @@ def test_the_characteristic_function_is_the_sum() -> None:
         block = 1 << max(1, math.ceil(math.log2(count) / 2))
         t = 0.37 * np.arange(count)
         direct = np.exp(1j * np.outer(t, losses)) @ weight
-        assert characteristic(weight, losses, 0.37, count, block) == pytest.approx(
+        assert characteristic(weight, losses, 0.37, (count, block), chunk=100) == pytest.approx(
             direct, abs=1e-13
         )
 

@@ -9,7 +9,7 @@ import pytest
 
 from accountants import PLD, RDP
 from accountants._majorant import Profile, curvature, joint_log_moments, log_moments
-from accountants._renyi import renyi_of_pair
+from accountants._renyi import renyi_interval
 from accountants._vectors import vector_log_moments
 from accountants.exact import gaussian_renyi, subsampled_gaussian_renyi
 from accountants.limits import (
@@ -34,13 +34,13 @@ from dpmech import (
     TruncatedLaplace,
 )
 from dpmech.discrete import DiscreteGaussian
-from dpmech.loss import pair_of
+from dpmech.loss import SubsampledPair, pair_of
 from dpmech.mechanism import Norm
 from dpmech.spherical import SphericalGeneralizedGaussian
 
 LAPLACE = Laplace(b=math.sqrt(0.5))  # variance 1
 MIXTURE = LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7))
-NORMAL = GeneralizedGaussian(scale=math.sqrt(2), beta=2.0)  # N(0, 1), by quadrature
+NORMAL = GeneralizedGaussian(scale=math.sqrt(2), beta=2.0)  # N(0, 1), by cells
 LAWS: tuple[Noise, ...] = (
     LAPLACE,
     MIXTURE,
@@ -95,11 +95,11 @@ def test_what_adding_sampled_coordinates_would_claim_is_false() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 4, 256])
-def test_a_gaussian_law_by_quadrature_is_the_gaussian(dim: int) -> None:
+def test_a_gaussian_law_by_cells_is_the_gaussian(dim: int) -> None:
     release = vector(NORMAL, dim)
     ratio = renyi_divergence(release, ORDERS) / gaussian_renyi(ORDERS, 1.0)
     assert np.all(ratio >= 1)
-    assert np.all(ratio <= 1 + 1e-3)
+    assert np.all(ratio <= 1 + 3e-3)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.01])
@@ -107,13 +107,13 @@ def test_a_sampled_gaussian_law_is_the_sampled_gaussian(rate: float) -> None:
     got = renyi_divergence(vector(NORMAL, 16, rate), [2.0, 3.0, 8.0, 40.0])
     want = [subsampled_gaussian_renyi(a, 1.0, rate) for a in (2, 3, 8, 40)]
     assert np.all(got >= want)
-    np.testing.assert_allclose(got, want, rtol=2e-3)
+    np.testing.assert_allclose(got, want, rtol=1e-2)
 
 
 def test_a_sampled_gaussian_law_costs_what_the_gaussian_does() -> None:
     got = RDP().compose(vector(NORMAL, 16, 0.01), 1000).epsilon(1e-5)
     want = RDP().compose(vector(Gaussian(sigma=1.0), 16, 0.01), 1000).epsilon(1e-5)
-    assert want <= got <= 1.003 * want
+    assert want <= got <= 1.004 * want
 
 
 @pytest.mark.parametrize("order", [1.05, 1.5, 2.5, 7.3, 40.9])
@@ -123,9 +123,10 @@ def test_orders_between_the_whole_ones_are_bounds(order: float, rate: float, sig
     """On an l1 ball the series and its remainder meet the exact scalar value."""
     release = vector(Gaussian(sigma=sigma), 2, rate, "l1")
     got = vector_log_moments(release, np.array([order]))[0] / (order - 1)
-    pair = pair_of(Gaussian(sigma=sigma), 1.0)
-    want = renyi_of_pair(pair, np.array([order, order + 1]), rate, "remove")
-    assert want[0] * (1 - 1e-8) <= got <= max(want[1], 1.3 * want[0])
+    base = pair_of(Gaussian(sigma=sigma), 1.0)
+    pair = SubsampledPair(base=base, rate=rate, direction="remove")
+    low, high = renyi_interval(pair, np.array([order, order + 1]))
+    assert low[0] <= got <= max(high[1], 1.3 * high[0])
 
 
 @pytest.mark.parametrize("dim", [2, 100])
@@ -137,7 +138,7 @@ def test_closed_forms_of_other_balls(dim: int) -> None:
     law = GeneralizedGaussian(scale=1.0, beta=1.0)
     laplace = renyi_divergence(Mechanism(noise=Laplace(b=1.0)), ORDERS)
     np.testing.assert_allclose(
-        renyi_divergence(vector(law, dim, norm="l1"), ORDERS), laplace, rtol=1e-6
+        renyi_divergence(vector(law, dim, norm="l1"), ORDERS), laplace, rtol=5e-4
     )
 
 
@@ -234,8 +235,8 @@ def test_a_chord_without_the_bend_would_be_no_bound(noise: Noise) -> None:
 def test_grows_with_order_and_rate(noise: Noise, rate: float) -> None:
     orders = np.array([1.05, 1.3, 2.0, 2.7, 3.0, 8.0, 33.0, 50.5, 120.0])
     curve = renyi_divergence(vector(noise, 9, rate), orders)
-    # Bounds may be loose by different amounts: of monotone laws by 5 %, of the rest by 0.1 %.
-    slack = 0.06 if math.isinf(curvature(noise)) else 2e-3
+    # Bounds may be loose by different amounts: of monotone laws by 5 %, of the rest by 0.5 %.
+    slack = 0.06 if math.isinf(curvature(noise)) else 6e-3
     assert np.all(np.diff(curve) >= -slack * curve[1:])
     assert np.all(curve > 0)
     assert np.all(curve <= renyi_divergence(vector(noise, 9), orders) * (1 + slack))
@@ -261,7 +262,7 @@ def test_light_tails_have_huge_moments_but_no_garbage() -> None:
     law = GeneralizedGaussian(scale=1.0, beta=4.0)
     curve = renyi_divergence(vector(law, 4, 0.1), [2.0, 8.0, 64.0, 300.0])
     assert np.all(np.diff(curve) > 0)
-    assert np.all(curve < 1.002 * renyi_divergence(vector(law, 4), [2.0, 8.0, 64.0, 300.0]))
+    assert np.all(curve < 1.01 * renyi_divergence(vector(law, 4), [2.0, 8.0, 64.0, 300.0]))
 
 
 def test_only_independent_noise_is_covered() -> None:
