@@ -27,10 +27,10 @@ lint: $(VENV)/.stamp
 	$(BIN)/pyright
 
 bench: $(VENV)/.stamp
-	$(OFFLINE) OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/run.py
+	$(OFFLINE) OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/search_grid.py
 
 bench-accountants: $(VENV)/.stamp
-	$(OFFLINE) OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python \
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python \
 		benchmarks/compare_accountants.py -o docs/explanation/accountants-benchmark.md
 
 # torch goes first, alone: whichever build of it the registry offers settles the rest.

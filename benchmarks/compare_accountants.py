@@ -29,7 +29,7 @@ from workloads import Workload, workloads
 OURS = "ours"
 # A value this little below the truth is rounding of the truth, not an unsound bound.
 _SLACK = 3e-6
-_PACKAGES = ("numpy", "scipy", "numba", "dp-accounting", "prv-accountant", "opacus")
+_PACKAGES = ("numpy", "scipy", "dp-accounting", "prv-accountant", "opacus")
 
 Cell = Measured | str
 Row = dict[str, Cell]
@@ -56,7 +56,7 @@ def asked(name: str, ask: Ask, work: Workload) -> Cell:
 def all_rows(works: list[Workload]) -> dict[str, Row]:
     """Workload name -> accountant -> cell; what is not installed is left out."""
     accountants = {OURS: ours, **{n: ask for n, (needs, ask) in PEERS.items() if installed(needs)}}
-    ours(works[0])  # compiles, once
+    ours(works[0])  # imports what is imported late
     rows: dict[str, Row] = {}
     for work in works:
         print(f"  {work.name}", file=sys.stderr)

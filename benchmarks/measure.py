@@ -1,6 +1,6 @@
 """One call in its own forked process: its answer, its time, the memory it took.
 
-A fork has everything imported and compiled, and remembers nothing from the calls before; a call
+A fork has everything imported, and remembers nothing from the calls before; a call
 that hangs or explodes takes nothing else with it. POSIX only.
 """
 
