@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 # Seconds a call may take; beyond _ONCE it is not repeated.
-LIMIT, _ONCE, _REPEATS = 120.0, 5.0, 3
+LIMIT, _ONCE, _REPEATS = 75.0, 5.0, 3
 # Bytes a call may take beyond what was there before it.
 MEMORY = 6 << 30
 _MEBIBYTE = float(1 << 20)
