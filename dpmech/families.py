@@ -15,11 +15,12 @@ from dpmech.noise import Floats, Noise, Shape, checked_positive
 _LN2 = math.log(2)
 
 
-def _signs(shape: Shape, rng: np.random.Generator) -> Floats:
+def signs(shape: Shape, rng: np.random.Generator) -> Floats:
+    """Fair draws of -1 and 1."""
     return rng.integers(0, 2, shape).astype(np.float64) * 2.0 - 1.0
 
 
-def _mirrored(x: Floats, log_tail: Floats) -> Floats:
+def mirrored(x: Floats, log_tail: Floats) -> Floats:
     """The logsf at ``x`` from ``log_tail``, that at abs(x): for x < 0 it is ln(1 - tail)."""
     return np.where(x >= 0, log_tail, np.log1p(-np.exp(log_tail)))
 
@@ -85,7 +86,7 @@ class Laplace(Noise):
 
     def logsf(self, x: ArrayLike) -> Floats:
         x = np.asarray(x, dtype=np.float64)
-        return _mirrored(x, -_LN2 - np.abs(x) / self.b)
+        return mirrored(x, -_LN2 - np.abs(x) / self.b)
 
     def _isf_tail(self, p: Floats) -> Floats:
         return -self.b * np.log(2 * p)
@@ -137,7 +138,7 @@ class GeneralizedGaussian(Noise):
 
     def logsf(self, x: ArrayLike) -> Floats:
         x = np.asarray(x, dtype=np.float64)
-        return _mirrored(x, log_upper_gamma(self._shape, self._power(x)) - _LN2)
+        return mirrored(x, log_upper_gamma(self._shape, self._power(x)) - _LN2)
 
     def _isf_tail(self, p: Floats) -> Floats:
         direct = self.scale * special.gammainccinv(self._shape, 2 * p) ** self._shape
@@ -149,7 +150,7 @@ class GeneralizedGaussian(Noise):
 
     def sample(self, shape: Shape, rng: np.random.Generator) -> Floats:
         return (
-            self.scale * rng.standard_gamma(self._shape, shape) ** self._shape * _signs(shape, rng)
+            self.scale * rng.standard_gamma(self._shape, shape) ** self._shape * signs(shape, rng)
         )
 
     def scaled(self, factor: float) -> Self:
@@ -234,7 +235,7 @@ class TruncatedLaplace(Noise):
         with np.errstate(divide="ignore"):
             tail = -np.abs(x) / self.b + np.log(-np.expm1(-left)) - _LN2 - self._log_mass
         tail = np.where(left > 0, tail, -np.inf)
-        return np.where(x <= -self.bound, 0.0, _mirrored(x, tail))
+        return np.where(x <= -self.bound, 0.0, mirrored(x, tail))
 
     def _isf_tail(self, p: Floats) -> Floats:
         kept = -math.expm1(-self.bound / self.b)
@@ -243,7 +244,7 @@ class TruncatedLaplace(Noise):
     def sample(self, shape: Shape, rng: np.random.Generator) -> Floats:
         kept = -math.expm1(-self.bound / self.b)
         size = -self.b * np.log1p(-kept * rng.random(shape))
-        return size * _signs(shape, rng)
+        return size * signs(shape, rng)
 
     def scaled(self, factor: float) -> Self:
         factor = checked_positive("factor", factor)
@@ -289,6 +290,18 @@ class Staircase(Noise):
         """The epsilon-DP law with the least E|X| for sensitivity ``width``."""
         return cls(epsilon=epsilon, width=width, gamma=1 / (1 + math.exp(epsilon / 2)))
 
+    @classmethod
+    def least_variance(cls, epsilon: float, width: float = 1.0) -> Self:
+        """The epsilon-DP law with the least variance for sensitivity ``width``.
+
+        With b = e^-epsilon and u^3 = b (1 + b)/2, gamma = (u - b)/(1 - b), here without its
+        cancellation. Source: Geng & Viswanath (2014), Theorem 5.
+        """
+        b = math.exp(-checked_positive("epsilon", epsilon))
+        u = (b * (1 + b) / 2) ** (1 / 3)
+        gamma = b * (1 + 2 * b) / (2 * (u * u + u * b + b * b))
+        return cls(epsilon=epsilon, width=width, gamma=gamma)
+
     @property
     def _height(self) -> float:
         """Density on the first step."""
@@ -296,7 +309,7 @@ class Staircase(Noise):
         mean_step = self.gamma + ratio * (1 - self.gamma)
         return -math.expm1(-self.epsilon) / (2 * self.width * mean_step)
 
-    def _steps_down(self, x: ArrayLike) -> tuple[Floats, Floats]:
+    def steps_down(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """How many steps lie before abs(x), and the way from the last of them, in widths."""
         t = np.abs(np.asarray(x, dtype=np.float64)) / self.width
         steps = np.maximum(np.floor(t - self.gamma) + 1, 0.0)
@@ -304,16 +317,16 @@ class Staircase(Noise):
         return steps, np.minimum(t, 1e300) - start  # finite at infinity, where all is 0 anyway
 
     def logpdf(self, x: ArrayLike) -> Floats:
-        steps, _ = self._steps_down(x)
+        steps, _ = self.steps_down(x)
         return math.log(self._height) - self.epsilon * steps
 
     def logsf(self, x: ArrayLike) -> Floats:
         x = np.asarray(x, dtype=np.float64)
-        steps, past = self._steps_down(x)
+        steps, past = self.steps_down(x)
         length = np.where(steps > 0, 1.0, self.gamma)
         beyond = 1 / math.expm1(self.epsilon)  # all later steps, in units of this one's height
         tail = math.log(self._height * self.width) - self.epsilon * steps
-        return _mirrored(x, tail + np.log(length - past + beyond))
+        return mirrored(x, tail + np.log(length - past + beyond))
 
     def _isf_tail(self, p: Floats) -> Floats:
         unit = self._height * self.width
@@ -333,7 +346,7 @@ class Staircase(Noise):
         first = rng.random(shape) < self.gamma / (self.gamma + ratio * (1 - self.gamma))
         u = rng.random(shape)
         place = np.where(first, self.gamma * u, self.gamma + (1 - self.gamma) * u)
-        return self.width * (period + place) * _signs(shape, rng)
+        return self.width * (period + place) * signs(shape, rng)
 
     def scaled(self, factor: float) -> Self:
         return replace(self, width=self.width * checked_positive("factor", factor))

@@ -13,11 +13,15 @@ import numpy as np
 
 from dpmech.cells import EPS, CellMasses, Cells, cell_without_q, interval_mass
 from dpmech.discrete import DiscreteNoise
+from dpmech.errors import NoDominatingPair
 from dpmech.families import Staircase
 from dpmech.guarantee import Guarantee
+from dpmech.lattice_mixtures import MultiGaussian, Tulap
 from dpmech.noise import Floats, Noise
 from dpmech.peaked import PeakedPair
+from dpmech.rippled import RippledPair
 from dpmech.spherical import Spherical
+from dpmech.tabulated import Tabulated
 
 __all__ = [
     "AtomicPair",
@@ -83,6 +87,8 @@ class AtomicPair:
 
         ``error`` bounds the relative errors of ``p``.
         """
+        if not len(losses):  # laws that do not overlap
+            return cls(losses=np.zeros(1), p=np.zeros(1), infinite_mass=infinite_mass)
         order = np.argsort(losses, kind="stable")
         losses, p = losses[order], p[order]
         apart = np.diff(losses) > 1e-12 * (1 + np.abs(losses[1:]))
@@ -144,27 +150,50 @@ class AtomicPair:
         return CellMasses(log_p=log_p, log_q=log_q, error=error, loss_error=self.loss_error)
 
 
-def staircase_atoms(law: Staircase, shift: float) -> tuple[Floats, Floats, float]:
-    """(losses, P-masses, infinite mass) of the cells on which both densities are constant."""
+def staircase_atoms(law: Staircase | Tulap, shift: float) -> tuple[Floats, Floats, float, Floats]:
+    """The cells on which both densities are constant: losses, P-masses, infinite mass, errors.
+
+    The errors are relative, of the P-masses.
+    """
+    cuts, rounding = _staircase_cuts(law, shift)
+    # A shift too small to be told from rounding: a larger one dominates it.
+    if shift < 1e3 * rounding:
+        return staircase_atoms(law, 1e3 * rounding)
+    middle = (cuts[1:] + cuts[:-1]) / 2
+    with np.errstate(invalid="ignore"):  # outside both supports
+        losses = law.logpdf(middle - shift) - law.logpdf(middle)
+    log_p, error = interval_mass(law, cuts[:-1] - shift, cuts[1:] - shift)
+    error = np.minimum(1.0, error + 2 * rounding / np.diff(cuts))
+    # Beyond Q's support, or what the cuts leave out.
+    ends = (law.support, -np.inf) if np.isfinite(law.support) else (cuts[-1], cuts[0])
+    outside = float(law.sf(ends[0] - shift) + law.sf(shift - ends[1]))
+    both = np.isfinite(losses)
+    return losses[both], np.exp(log_p[both]), outside, error[both]
+
+
+def _staircase_cuts(law: Staircase | Tulap, shift: float) -> tuple[Floats, float]:
+    """Where the density of either law jumps, and how far such places are off by rounding."""
     steps = int(np.ceil(700 / law.epsilon)) + 1
     if steps > 2_000_000:
-        raise ValueError(f"Expected epsilon={law.epsilon} of a staircase law to be at least 0.001.")
-    edges = law.width * (np.arange(steps, dtype=np.float64) + law.gamma)
+        raise ValueError(
+            f"Expected epsilon={law.epsilon} of a {law.name} law to be at least 0.001."
+        )
+    gamma = law.gamma if isinstance(law, Staircase) else 0.5
+    edges = law.width * (np.arange(steps, dtype=np.float64) + gamma)
+    if np.isfinite(law.support):
+        edges = np.append(edges[edges < law.support], law.support)
     edges = np.concatenate([-edges[::-1], edges])
     cuts = np.unique(np.concatenate([edges, edges + shift]))
     # Cuts that agree to rounding enclose no mass; the cells between them would have a random loss.
-    cuts = cuts[np.concatenate([[True], np.diff(cuts) > 1e-12 * law.width * (1 + steps * 1e-3)])]
-    middle = (cuts[1:] + cuts[:-1]) / 2
-    losses = law.logpdf(middle - shift) - law.logpdf(middle)
-    log_p, _ = interval_mass(law, cuts[:-1] - shift, cuts[1:] - shift)
-    outside = float(law.sf(cuts[-1] - shift) + law.sf(shift - cuts[0]))
-    return losses, np.exp(log_p), outside
+    rounding = 1e-12 * law.width * (1 + steps * 1e-3)
+    return cuts[np.concatenate([[True], np.diff(cuts) > rounding])], rounding
 
 
 def pair_of(noise: Noise, shift: float) -> DominatingPair:
     """P = the law centred at ``shift`` against Q = the law centred at 0.
 
     The pair dominates every smaller shift, because the laws here are unimodal (mathematics.md §3).
+    Raises NoDominatingPair for a multi-Gaussian law that is not proved to be.
     """
     if isinstance(noise, Guarantee):
         losses, p, infinite_mass = noise.atoms()
@@ -172,15 +201,31 @@ def pair_of(noise: Noise, shift: float) -> DominatingPair:
     if isinstance(noise, DiscreteNoise):
         losses, p, lost, error = noise.atoms(shift)
         return AtomicPair(losses=losses, p=p, infinite_mass=lost, loss_error=error)
-    if isinstance(noise, Spherical):
-        return _spherical_pair(noise, shift)
-    if isinstance(noise, Staircase):
+    if isinstance(noise, Spherical | Tabulated):
+        return _listed_pair(noise, shift)
+    # Laws that do not overlap have no atoms of finite loss.
+    if isinstance(noise, Staircase | Tulap) and noise.support > shift / 2:
         return AtomicPair.from_cells(*staircase_atoms(noise, shift))
+    if isinstance(noise, MultiGaussian):
+        return _multi_gaussian_pair(noise, shift)
     return PeakedPair(noise=noise, shift=shift)
 
 
-@lru_cache(maxsize=32)  # a second of work for thousands of shells
-def _spherical_pair(noise: Spherical, shift: float) -> AtomicPair:
+def _multi_gaussian_pair(noise: MultiGaussian, shift: float) -> PeakedPair | RippledPair:
+    if not noise.is_unimodal:
+        raise NoDominatingPair(
+            f"No pair is proved for {noise}: its density is not proved to fall away from 0, so a "
+            f"shift below {shift:g} may cost more.",
+            "Use a larger sigma (half the width is enough for epsilon of 0.1 or above), tulap or "
+            "staircase noise.",
+        )
+    periods = shift / noise.width
+    aligned = periods == round(periods)
+    return (PeakedPair if aligned else RippledPair)(noise=noise, shift=shift)
+
+
+@lru_cache(maxsize=32)  # a second of work for thousands of cells
+def _listed_pair(noise: Spherical | Tabulated, shift: float) -> AtomicPair:
     return AtomicPair.from_cells(*noise.atoms(shift))
 
 

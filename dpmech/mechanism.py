@@ -10,6 +10,7 @@ from typing import Literal, Self, cast, get_args
 from dpmech.errors import NoDominatingPair
 from dpmech.families import Gaussian, GeneralizedGaussian, Laplace, TruncatedLaplace
 from dpmech.guarantee import Guarantee
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.loss import DominatingPair, SubsampledPair, pair_of
 from dpmech.noise import Noise, checked_positive
 from dpmech.parse import noise_from_dict
@@ -19,6 +20,8 @@ from dpmech.spherical import Spherical
 
 Norm = Literal["l1", "l2", "linf"]
 _NORMS: tuple[str, ...] = get_args(Norm)
+# Whatever their parameters; the Gaussian is as a vector, too.
+_LOG_CONCAVE = (Laplace, TruncatedLaplace, OffsetGaussian, FlippedHuber, Logistic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,4 +247,4 @@ def _is_log_concave(noise: Noise, *, scalar: bool) -> bool:
     """Whether the density is, and is rotation invariant where it is that of a vector."""
     if isinstance(noise, GeneralizedGaussian):
         return scalar and noise.beta >= 1
-    return isinstance(noise, Gaussian) or (scalar and isinstance(noise, Laplace | TruncatedLaplace))
+    return isinstance(noise, Gaussian) or (scalar and isinstance(noise, _LOG_CONCAVE))

@@ -10,10 +10,14 @@ from typing import cast
 from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
 from dpmech.families import Gaussian, GeneralizedGaussian, Laplace, Staircase, TruncatedLaplace
 from dpmech.guarantee import ApproximateDP, RandomizedResponse
+from dpmech.heavy_tailed import StudentT
+from dpmech.lattice_mixtures import MultiGaussian, Tulap
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.mixture import LMO, LMO_PRESETS, LaplaceMixture
 from dpmech.noise import Noise
 from dpmech.skellam import Skellam
 from dpmech.spherical import SphericalGeneralizedGaussian
+from dpmech.tabulated import Tabulated, TabulatedSpherical
 
 # Every law with a density, with the parameters it takes when none are written: unit scale, or
 # the published ones.
@@ -25,6 +29,12 @@ DEFAULTS: tuple[Noise, ...] = (
     TruncatedLaplace.for_target(1.0, 1e-5),
     LMO(),
     LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7)),
+    OffsetGaussian(sigma=1.0, offset=1.0),
+    FlippedHuber(sigma=1.0, alpha=1.0),
+    Logistic(scale=1.0),
+    StudentT(scale=1.0, df=3.0),
+    Tulap(epsilon=1.0, width=1.0, delta=1e-5),
+    MultiGaussian(sigma=0.5, width=1.0, epsilon=1.0),
 )
 # Laws on the whole numbers, releases that are known by their guarantee alone, laws of vectors.
 OTHERS: tuple[Noise, ...] = (
@@ -34,6 +44,8 @@ OTHERS: tuple[Noise, ...] = (
     ApproximateDP(epsilon=1.0),
     RandomizedResponse(epsilon=1.0),
     SphericalGeneralizedGaussian(scale=1.0, beta=1.4, dim=2),
+    Tabulated(edges=(0.0, 1.0, 2.0), masses=(0.6, 0.3), decay=0.25),
+    TabulatedSpherical(edges=(0.0, 1.0, 2.0), masses=(0.6, 0.4), dim=2),
 )
 # Short keys of the command line that stand for longer field names.
 _ALIASES = {"w": "weights", "b": "scales"}

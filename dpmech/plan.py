@@ -27,6 +27,9 @@ class Target:
         if not 0 < self.delta < 1:
             raise ValueError(f"Expected delta={self.delta} in (0, 1).")
 
+    def __str__(self) -> str:
+        return f"epsilon={self.epsilon:g} at delta={self.delta:g}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:

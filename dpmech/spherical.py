@@ -27,6 +27,12 @@ _TAIL = 1e-60
 _LARGEST_DIM = 10_000
 
 
+def checked_dim(dim: float) -> None:
+    """ValueError where ``dim`` is no dimension that spherical laws are computed in."""
+    if not (dim == int(dim) and 1 <= dim <= _LARGEST_DIM):
+        raise ValueError(f"Expected dim={dim} to be a whole number from 1 to {_LARGEST_DIM}.")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shells:
     """A law by radii ``edges`` 0 = r_0 < … < r_n, shape (n + 1,), and its shells, shape (n,).
@@ -106,8 +112,8 @@ class Spherical(Noise):
         p = shells.masses[p_shell] * chance
         losses = shells.log_density[p_shell] - shells.log_density[q_shell]
         # From the shells about P, out of all shells about Q.
-        beyond = _beyond(shells.edges, shift, int(self.dim))
-        lost = float(shells.masses @ beyond)
+        outside = beyond(shells.edges, shift, int(self.dim))
+        lost = float(shells.masses @ outside)
         return losses, p, lost, error
 
 
@@ -132,10 +138,7 @@ class SphericalGeneralizedGaussian(Spherical):
     def __post_init__(self) -> None:
         checked_positive("scale", self.scale)
         checked_positive("beta", self.beta)
-        if not (self.dim == int(self.dim) and 1 <= self.dim <= _LARGEST_DIM):
-            raise ValueError(
-                f"Expected dim={self.dim} to be a whole number from 1 to {_LARGEST_DIM}."
-            )
+        checked_dim(self.dim)
         if not 1e-3 <= self.step <= 1:
             raise ValueError(f"Expected step={self.step} from 0.001 to 1.")
 
@@ -185,7 +188,7 @@ def meetings(
     return a[met], b[met], chance[met], error
 
 
-def _beyond(edges: Floats, shift: float, dim: int) -> Floats:
+def beyond(edges: Floats, shift: float, dim: int) -> Floats:
     """The chance that a point uniform in each shell lies ``shift`` away beyond all of them."""
     r, ratio = edges[1:], (edges[:-1] / edges[1:]) ** dim
     outer = _beyond_ball(r, edges[-1], shift, dim)

@@ -20,6 +20,9 @@ from dpmech import (
     TruncatedLaplace,
 )
 from dpmech.families import log_upper_gamma
+from dpmech.heavy_tailed import StudentT
+from dpmech.lattice_mixtures import MultiGaussian, Tulap
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.mixture import (
     log_uniform_transform,
     uniform_tilted_mean,
@@ -34,9 +37,12 @@ DRAWS = 200_000
 
 
 def edges(law: Noise) -> Floats:
-    """Where the density jumps, on x > 0."""
-    if isinstance(law, Staircase):
-        return law.width * (np.arange(400) + law.gamma)
+    """Where the density jumps or bends sharply, on x > 0."""
+    if isinstance(law, Staircase | Tulap):
+        gamma = law.gamma if isinstance(law, Staircase) else 0.5
+        return law.width * (np.arange(400) + gamma)
+    if isinstance(law, FlippedHuber):
+        return np.array([law.alpha])
     return np.array([])
 
 
@@ -160,7 +166,7 @@ def test_score_is_the_derivative_of_the_log_density(every_law: Noise) -> None:
 
 
 def test_fisher_information(every_law: Noise) -> None:
-    jumps = isinstance(every_law, Staircase | TruncatedLaplace)
+    jumps = isinstance(every_law, Staircase | TruncatedLaplace | Tulap)
     if jumps:
         assert every_law.fisher_information == math.inf
         return
@@ -191,8 +197,10 @@ def test_unimodal(every_law: Noise) -> None:
 
 @pytest.mark.parametrize("shift", [0.3, 1.0, 4.0])
 def test_loss_rises_to_its_peak_and_falls_after(every_law: Noise, shift: float) -> None:
-    if isinstance(every_law, Staircase):
+    if isinstance(every_law, Staircase | Tulap):
         pytest.skip("a staircase law brings its own pair")
+    if isinstance(every_law, MultiGaussian):
+        shift = every_law.width * math.ceil(shift / every_law.width)  # elsewhere, another pair
     if every_law.support <= shift:
         pytest.skip("nothing lies between the shift and the end of the support")
     rises, falls = peaks_reached(every_law, shift)
@@ -317,6 +325,10 @@ def test_infinite_moments_are_reported() -> None:
     assert math.isfinite(LMO(a1=0.1, a3=0.0, a4=0.1, k=1.5, low=1.0).variance)
     assert math.isinf(LMO(a1=0.0, a3=0.1, a4=0.1, low=0.0).variance)
     assert math.isinf(GeneralizedGaussian(scale=1.0, beta=0.5).fisher_information)
+    assert math.isinf(StudentT(scale=1.0, df=2.0).variance)
+    assert math.isfinite(StudentT(scale=1.0, df=2.0).mean_abs)
+    assert math.isinf(StudentT(scale=1.0, df=1.0).mean_abs)
+    assert StudentT(scale=1.0, df=1.0).fisher_information == 0.5
 
 
 def test_special_cases_coincide() -> None:
@@ -326,6 +338,10 @@ def test_special_cases_coincide() -> None:
         (GeneralizedGaussian(scale=math.sqrt(2.0), beta=2.0), Gaussian(sigma=1.0)),
         (LaplaceMixture(scales=(2.0,), weights=(0.4,)), Laplace(b=2.0)),
         (TruncatedLaplace(b=2.0, bound=1_000.0), Laplace(b=2.0)),
+        (OffsetGaussian(sigma=1.5, offset=0.0), Gaussian(sigma=1.5)),
+        (FlippedHuber(sigma=1.5, alpha=1e-160), Gaussian(sigma=1.5)),
+        (Tulap(epsilon=0.7, width=2.0, delta=0.0), Staircase(epsilon=0.7, width=2.0, gamma=0.5)),
+        (MultiGaussian(sigma=1.5, width=7.0, epsilon=200.0), Gaussian(sigma=1.5)),
     ]
     for one, two in pairs:
         assert one.logpdf(x) == pytest.approx(two.logpdf(x), rel=1e-12)
@@ -354,6 +370,21 @@ def test_staircase_is_pure_and_has_the_least_mean_abs() -> None:
     assert best.mean_abs == pytest.approx(2 * math.exp(0.65) / math.expm1(1.3), rel=1e-12)
 
 
+def test_staircase_of_least_variance() -> None:
+    for epsilon in (1e-6, 0.1, 1.3, 6.0, 40.0):
+        best = Staircase.least_variance(epsilon, width=2.0)
+        for gamma in (best.gamma * 0.97, best.gamma + 0.03 * (1 - best.gamma)):
+            other = Staircase(epsilon=epsilon, width=2.0, gamma=gamma)
+            assert other.variance >= best.variance * (1 - 1e-12)
+    # Geng & Viswanath (2014), Theorem 5, as it is printed there.
+    b = math.exp(-1.3)
+    root = ((b - 2 * b**2 + 2 * b**4 - b**5) / 2) ** (1 / 3)
+    want = -b / (1 - b) + root / (1 - b) ** 2
+    assert Staircase.least_variance(1.3).gamma == pytest.approx(want, rel=1e-12)
+    with pytest.raises(ValueError, match="epsilon=0"):
+        Staircase.least_variance(0.0)
+
+
 def test_truncated_laplace_meets_its_target() -> None:
     law = TruncatedLaplace.for_target(0.7, 1e-4, sensitivity=2.0)
     # What lies beyond the other's support is all of delta (Geng et al. 2018).
@@ -376,6 +407,19 @@ BAD: list[tuple[Callable[[], Noise], str]] = [
     (lambda: LaplaceMixture(scales=(), weights=()), "0 weights"),
     (lambda: LaplaceMixture(scales=(1.0, 2.0), weights=(1.0,)), "1 weights and 2 scales"),
     (lambda: LaplaceMixture(scales=(1.0, 2.0), weights=(1.0, 0.0)), "weight=0.0"),
+    (lambda: OffsetGaussian(sigma=0.0, offset=1.0), "sigma=0.0"),
+    (lambda: OffsetGaussian(sigma=1.0, offset=-0.1), "offset=-0.1"),
+    (lambda: OffsetGaussian(sigma=1.0, offset=math.nan), "offset=nan"),
+    (lambda: FlippedHuber(sigma=1.0, alpha=0.0), "alpha=0.0"),
+    (lambda: Logistic(scale=-1.0), "scale=-1.0"),
+    (lambda: StudentT(scale=1.0, df=0.9), "df=0.9"),
+    (lambda: StudentT(scale=1.0, df=1e6), "df=1000000.0"),
+    (lambda: StudentT(scale=math.inf, df=3.0), "scale=inf"),
+    (lambda: Tulap(epsilon=1.0, width=1.0, delta=1.0), "delta=1.0"),
+    (lambda: Tulap(epsilon=1.0, width=1.0, delta=-1e-9), "delta=-1e-09"),
+    (lambda: Tulap(epsilon=0.0, width=1.0, delta=0.0), "epsilon=0.0"),
+    (lambda: MultiGaussian(sigma=1.0, width=0.0, epsilon=1.0), "width=0.0"),
+    (lambda: MultiGaussian(sigma=51.0, width=1.0, epsilon=1.0), "sigma=51.0"),
 ]
 
 

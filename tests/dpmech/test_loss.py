@@ -21,6 +21,7 @@ from dpmech import (
     Staircase,
     TruncatedLaplace,
 )
+from dpmech.lattice_mixtures import Tulap
 from dpmech.loss import AtomicPair, PeakedPair, SubsampledPair, pair_of, staircase_atoms
 from dpmech.noise import Floats
 
@@ -37,8 +38,10 @@ def pairs_of(law: Noise, shift: float, rate: float) -> tuple[DominatingPair, ...
 
 def kinks(law: Noise) -> Floats:
     """Where the density of the centred law has a kink or a jump."""
-    if isinstance(law, Staircase):
-        steps = law.width * (np.arange(400) + law.gamma)
+    if isinstance(law, Staircase | Tulap):
+        gamma = law.gamma if isinstance(law, Staircase) else 0.5
+        steps = law.width * (np.arange(400) + gamma)
+        steps = np.append(steps[steps < law.support], min(law.support, 1e6))
         return np.concatenate([-steps[::-1], steps])
     ends = [-law.support, law.support] if np.isfinite(law.support) else []
     return np.array([*ends, 0.0])
@@ -129,11 +132,14 @@ def misses(pair: DominatingPair, line: Line) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_masses_are_those_of_the_densities(every_law: Noise, rate: float) -> None:
+def test_masses_are_those_of_the_densities(law_with_levels: Noise, rate: float) -> None:
     for shift in SHIFTS:
-        if every_law.support <= shift / 2:
+        if law_with_levels.support <= shift / 2:
             continue
-        pairs, lines = pairs_of(every_law, shift, rate), lines_of(every_law, shift, rate)
+        pairs, lines = (
+            pairs_of(law_with_levels, shift, rate),
+            lines_of(law_with_levels, shift, rate),
+        )
         for pair, line in zip(pairs, lines, strict=True):
             outside, width = misses(pair, line)
             assert outside < 1e-9
@@ -154,9 +160,9 @@ def test_tail_cells_are_right_relatively(rate: float) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_masses_sum_to_one(every_law: Noise, rate: float) -> None:
+def test_masses_sum_to_one(law_with_levels: Noise, rate: float) -> None:
     for shift in (0.4, 30.0):
-        for pair in pairs_of(every_law, shift, rate):
+        for pair in pairs_of(law_with_levels, shift, rate):
             low, high = pair.loss_range(1e-12)
             levels = np.linspace(low - 0.01, high + 0.01, 57)
             cells = pair.masses(levels)
@@ -168,9 +174,9 @@ def test_masses_sum_to_one(every_law: Noise, rate: float) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_masses_respect_the_levels(every_law: Noise, rate: float) -> None:
+def test_masses_respect_the_levels(law_with_levels: Noise, rate: float) -> None:
     # In a cell of losses (a, b], e^a Q <= P <= e^b Q.
-    for pair in pairs_of(every_law, 1.0, rate):
+    for pair in pairs_of(law_with_levels, 1.0, rate):
         low, high = pair.loss_range(1e-12)
         levels = np.linspace(low - 0.01, high + 0.01, 57)
         cells = pair.masses(levels)
@@ -184,10 +190,10 @@ def test_masses_respect_the_levels(every_law: Noise, rate: float) -> None:
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("tail", [1e-3, 1e-9, 1e-40])
 def test_loss_range_leaves_out_no_more_than_the_tail(
-    every_law: Noise, rate: float, tail: float
+    law_with_levels: Noise, rate: float, tail: float
 ) -> None:
     for shift in SHIFTS:
-        for pair in pairs_of(every_law, shift, rate):
+        for pair in pairs_of(law_with_levels, shift, rate):
             low, high = pair.loss_range(tail)
             assert math.isfinite(low)
             assert low <= high < math.inf
@@ -197,9 +203,9 @@ def test_loss_range_leaves_out_no_more_than_the_tail(
             assert cells.p[-1] <= tail * (1 + 1e-6)
 
 
-def test_loss_error_is_small(every_law: Noise) -> None:
+def test_loss_error_is_small(law_with_levels: Noise) -> None:
     for rate in RATES:
-        for pair in pairs_of(every_law, 1.0, rate):
+        for pair in pairs_of(law_with_levels, 1.0, rate):
             low, high = pair.loss_range(1e-20)
             cells = pair.masses(np.linspace(low, high, 400))
             assert 0 <= cells.loss_error < 1e-11 * (1 + high - low)
@@ -286,9 +292,9 @@ def test_gaussian_cells_err_by_no_more_than_they_say() -> None:
             assert np.all(np.abs(log_masses - true) <= cells.error + moved)
 
 
-def test_levels_may_be_few(every_law: Noise) -> None:
+def test_levels_may_be_few(law_with_levels: Noise) -> None:
     for rate in RATES:
-        for pair in pairs_of(every_law, 1.0, rate):
+        for pair in pairs_of(law_with_levels, 1.0, rate):
             for level in (-50.0, 0.0, 0.3):
                 cells = pair.masses(np.array([level]))
                 assert cells.p.sum() + pair.infinite_mass == pytest.approx(1.0, abs=1e-12)
@@ -336,12 +342,12 @@ def test_a_wrong_rate_or_shift_is_noticed() -> None:
 
 @pytest.mark.parametrize("size", [1e6, 1e14, 1e17, 1e26])
 def test_no_mass_is_lost_where_doubles_cannot_tell_the_loss_from_zero(
-    every_law: Noise, size: float
+    law_with_levels: Noise, size: float
 ) -> None:
-    if isinstance(every_law, Staircase):
+    if isinstance(law_with_levels, Staircase | Tulap):
         pytest.skip("a staircase law brings its own pair")
     for rate in RATES:
-        for pair in pairs_of(every_law.scaled(size), 1.0, rate):
+        for pair in pairs_of(law_with_levels.scaled(size), 1.0, rate):
             cells = pair.masses(np.array([-0.3, -1e-12, 1e-12, 0.3]))
             assert cells.p.sum() + pair.infinite_mass == pytest.approx(1.0, abs=1e-11)
             assert np.exp(cells.log_q).sum() == pytest.approx(1.0, abs=1e-11)

@@ -193,12 +193,12 @@ def test_directions_are_remove_then_add() -> None:
     assert pairs[1].loss_range(1e-12)[1] <= -math.log(0.8) + 1e-12
 
 
-def test_only_the_ratio_of_noise_to_sensitivity_counts(every_law: Noise) -> None:
+def test_only_the_ratio_of_noise_to_sensitivity_counts(law_with_levels: Noise) -> None:
     levels = np.array([-0.4137, -0.0531, 0.0531, 0.2113])
     for rate in (1.0, 0.2):
         small, large = (
             Mechanism(
-                noise=every_law.scaled(c),
+                noise=law_with_levels.scaled(c),
                 sensitivity=Sensitivity(bound=0.6 * c),
                 sampling=Sampling(rate=rate),
             ).pairs()
