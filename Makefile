@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | bench-accountants | clean. The first of them builds .venv with
+# make demo | test | lint | bench | bench-accountants | bench-search | clean. The first of them builds .venv with
 # the pinned versions.
 #   make PYTHON=python3.12 test     with another interpreter (3.11 or later)
 #   make TORCH_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' test
@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-inp
 # No run of ours may depend on the network or on a display; a user's own shell is left as it is.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
-.PHONY: demo test lint bench bench-accountants clean
+.PHONY: demo test lint bench bench-accountants bench-search clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp
@@ -28,10 +28,15 @@ lint: $(VENV)/.stamp
 
 bench: $(VENV)/.stamp
 	$(OFFLINE) OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/search_grid.py
+	$(OFFLINE) OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/search_single_release.py
 
 bench-accountants: $(VENV)/.stamp
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python \
 		benchmarks/compare_accountants.py -o docs/explanation/accountants-benchmark.md
+
+bench-search: $(VENV)/.stamp
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python \
+		benchmarks/search_families.py -o docs/explanation/search-benchmark.md
 
 # torch goes first, alone: whichever build of it the registry offers settles the rest.
 $(VENV)/.stamp: pyproject.toml constraints.txt

@@ -69,7 +69,7 @@ def envelope(curves: Sequence[Curve]) -> tuple[Floats, Floats, float, Floats]:
     upper = levels > 0
     losses, q = levels[upper], q[upper]
     p = q * np.exp(losses)
-    rest = max(0.0, 1.0 - float(np.sum(p)) - float(np.sum(q)) - 2 * lost)
+    rest = max(0.0, 1.0 - float(np.sum(p)) - float(np.sum(q)) - lost)
     both = np.concatenate([-losses[::-1], [0.0], losses])
     masses = np.concatenate([q[::-1], [rest], p])
     kept = masses > 0

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpmech.noise import Floats, Noise
+from dpmech.noise import Floats
 from dpmech.plotting_attacks import Tradeoff, plot_advantage, plot_tradeoff
+from dpmech.plotting_search import (
+    NoiseSeries,
+    plot_cost,
+    plot_densities,
+    plot_gain,
+    plot_noise_against_epsilon,
+)
 from dpmech.plotting_style import (
     blank_axes,
     checked_format,
     finished,
     log_epsilon,
-    log_values,
     require_matplotlib,
     save_figure,
     started,
@@ -37,16 +43,15 @@ __all__ = [
     "checked_format",
     "plot_accuracy_against_epsilon",
     "plot_advantage",
+    "plot_cost",
     "plot_curve",
     "plot_densities",
+    "plot_gain",
     "plot_noise_against_epsilon",
     "plot_tradeoff",
     "require_matplotlib",
     "save_figure",
 ]
-
-_NODES = 801
-_LOG_FLOOR = 1e-8  # densities below this share of the largest are left out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,15 +67,6 @@ class Curve:
     delta: Floats
     lower_epsilon: Floats | None = None
     lower_delta: Floats | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NoiseSeries:
-    """The width that a law needs, ``value[i]`` at ``epsilon[i]``: its std or its mean size."""
-
-    label: str
-    epsilon: Floats
-    value: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,65 +112,6 @@ def plot_curve(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     return finished(
         ax, "ε (proved upper bound; thin line and shade: lower bound)", "δ (probability)"
     )
-
-
-def plot_densities(
-    noises: Sequence[Noise],
-    ax: Axes | None = None,
-    *,
-    labels: Sequence[str] | None = None,
-    log: bool = False,
-) -> Axes:
-    """Draw the densities of laws over the range that holds most of the widest of them.
-
-    Args:
-        noises: the laws.
-        ax: axes to draw on (a new figure by default).
-        labels: names for the legend (by default the laws as they are written).
-        log: logarithmic density, for comparing tails.
-
-    Raises:
-        ValueError: nothing to draw, as many labels as laws are not given, or no matplotlib.
-    """
-    names = [str(noise) for noise in noises] if labels is None else list(labels)
-    if len(names) != len(noises):
-        raise ValueError(f"Expected {len(noises)} labels, got {len(names)}.")
-    ax = started(noises, ax)
-    reach = max(float(noise.isf(1e-4 if log else 5e-3)) for noise in noises)
-    x = np.linspace(-reach, reach, _NODES)
-    apart = _NODES // 11  # between the markers of a line; those of the next line start later
-    for place, (style, noise) in enumerate(zip(styles(), noises, strict=False)):
-        every = (place * apart // len(noises), apart)
-        ax.plot(x, _or_gap(noise.pdf(x)), label=names[place], markevery=every, **style)
-    if log:
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], _LOG_FLOOR * ax.get_ylim()[1]))
-    else:
-        ax.set_ylim(bottom=0)
-    ax.set_xlim(-reach, reach)
-    return finished(ax, "noise x (units of the query)", "density f(x) (1 / unit of the query)")
-
-
-def plot_noise_against_epsilon(
-    series: Sequence[NoiseSeries], ax: Axes | None = None, *, measure: str = "standard deviation"
-) -> Axes:
-    """Draw how much noise each law needs for an epsilon, both axes logarithmic.
-
-    Args:
-        series: one a law.
-        ax: axes to draw on (a new figure by default).
-        measure: what the values are, such as "standard deviation" or "E|X|".
-
-    Raises:
-        ValueError: nothing to draw, or matplotlib is not installed.
-    """
-    ax = started(series, ax)
-    for style, one in zip(styles(), series, strict=False):
-        finite = np.isfinite(one.value)
-        ax.plot(one.epsilon[finite], one.value[finite], label=one.label, **style)
-    log_epsilon(ax, np.concatenate([one.epsilon for one in series]))
-    log_values(ax)
-    return finished(ax, "ε (target, proved)", f"{measure} of the noise (query units)")
 
 
 def plot_accuracy_against_epsilon(
@@ -230,8 +167,3 @@ def _accuracy_line(ax: Axes, points: Sequence[AccuracyPoint], style: dict[str, A
         capsize=3,
         **drawn,
     )
-
-
-def _or_gap(values: Floats) -> Floats:
-    """Zeros as gaps: outside its support a law has no density to draw."""
-    return np.where(values > 0, values, np.nan)

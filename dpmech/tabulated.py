@@ -20,7 +20,7 @@ from dpmech.noise import Floats, Noise, Shape, checked_positive
 from dpmech.spherical import Shells, Spherical, checked_dim
 
 _EPS = float(np.finfo(np.float64).eps)
-# Edges this close to multiples of a common step, relative to themselves, are such multiples rounded.
+# Edges this close to multiples of a common step (relative) are such multiples rounded.
 _ON_LATTICE = 8 * _EPS
 _MOST_CELLS = 400_000
 # Densities that rise by less, relatively, are taken for equal: they come from rounding.
@@ -154,6 +154,7 @@ class Tabulated(Noise):
             last = math.log(masses[-1]) if masses[-1] > 0 else -np.inf
             far = last + beyond * np.log(self.decay) + np.log(left + self.decay / (1 - self.decay))
             tail = np.where(beyond > 0, far if self.decay > 0 else -np.inf, inside) - math.log(2)
+        tail = np.where(np.isinf(x), -np.inf, tail)
         return np.where(x >= 0, tail, np.log1p(-np.exp(tail)))
 
     def _isf_tail(self, p: Floats) -> Floats:
@@ -384,6 +385,8 @@ class TabulatedSpherical(Spherical):
 
 def log_volumes(edges: Floats, dim: int) -> Floats:
     """ln of the volumes between the radii ``edges``, up to a constant; shape (n + 1,) to (n,)."""
+    if dim == 1:
+        return np.log(np.diff(edges))
     with np.errstate(divide="ignore"):
         log_ball = dim * (np.log(edges) - np.log(edges[-1]))
     return log_ball[1:] + np.log(-np.expm1(log_ball[:-1] - log_ball[1:]))

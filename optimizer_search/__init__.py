@@ -1,19 +1,35 @@
-"""Which noise is best: the published LMO search, with every winner proved afresh."""
+"""Which noise is best: searches, each with the proof of what it found and how far it may be off."""
 
-from optimizer_search.lmo import baselines, grid_epsilons, reproved, rescaled, search_lmo_grid
-from optimizer_search.problem import Baseline, Cost, SearchProblem, SearchResult
-from optimizer_search.store import load_result, save_result
+from optimizer_search.certify import certified
+from optimizer_search.closed_forms import baselines
+from optimizer_search.cost import Cost
+from optimizer_search.lmo import grid_epsilons, search_lmo_grid
+from optimizer_search.problem import (
+    Baseline,
+    Bound,
+    Budget,
+    Candidate,
+    SearchProblem,
+    SearchResult,
+)
+from optimizer_search.search import FAMILIES, search
+from optimizer_search.store import load_result, reproved, save_result
 
 __all__ = [
+    "FAMILIES",
     "Baseline",
+    "Bound",
+    "Budget",
+    "Candidate",
     "Cost",
     "SearchProblem",
     "SearchResult",
     "baselines",
+    "certified",
     "grid_epsilons",
     "load_result",
     "reproved",
-    "rescaled",
     "save_result",
+    "search",
     "search_lmo_grid",
 ]

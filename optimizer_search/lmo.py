@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
-from accountants import PLD, calibrate
-from dpmech import Gaussian, GeneralizedGaussian, Laplace, Noise, Unattainable
+from dpmech import Target, Unattainable
 from dpmech.noise import Floats
 from optimizer_search import grid
-from optimizer_search.problem import Baseline, Cost, SearchProblem, SearchResult
+from optimizer_search.certify import proved
+from optimizer_search.cost import Cost
+from optimizer_search.problem import Candidate, SearchProblem, SearchResult
 
 # The proof of a candidate is tighter than the ranking; only this many near misses are tried.
 _PROOFS = 12
-_PROOF_TOLERANCE = 1e-3
-_BETAS = (1.1, 1.25, 1.4, 1.6, 1.8)
+_TOLERANCE = 1e-3
 
 
 def search_lmo_grid(problem: SearchProblem) -> SearchResult:
@@ -30,33 +30,42 @@ def search_lmo_grid(problem: SearchProblem) -> SearchResult:
 
     Raises Unattainable where no point of the grid meets the target.
     """
-    began = time.perf_counter()
+    began, target = time.perf_counter(), _checked_target(problem)
     costs, epsilons = _costs(problem.cost), grid_epsilons(problem)
     for index in _candidates(problem, costs, epsilons):
         law = grid.grid_law(index)
-        low, high = proved(problem, law)
-        if high <= problem.target.epsilon or problem.accounting == "paper":
+        found = proved(problem, law)
+        if found.epsilon <= target.epsilon or problem.accounting == "paper":
             return SearchResult(
                 problem=problem,
+                family="lmo-grid",
                 law=law,
                 cost=float(costs[index]),
                 claimed_epsilon=float(epsilons[index]),
-                epsilon=high,
-                lower_epsilon=low,
-                epsilons=epsilons,
-                costs=costs,
+                epsilon=found.epsilon,
+                lower_epsilon=found.lower_epsilon,
+                tables={"epsilons": epsilons, "costs": costs},
                 seconds=time.perf_counter() - began,
-                status=_status(problem, epsilons),
+                status=_status(problem, epsilons, target),
             )
     raise Unattainable(
-        f"None of the {grid.GRID_SIZE} grid points meets epsilon={problem.target.epsilon:g}; the "
-        f"most private has {np.min(epsilons):.6g}. Raise epsilon, or rescale a law (calibrate).",
+        f"None of the {grid.GRID_SIZE} grid points meets epsilon={target.epsilon:g}; the "
+        f"most private has {np.min(epsilons):.6g}. Raise epsilon, or use another family.",
         reached=float(np.min(epsilons)),
     )
 
 
-def _status(problem: SearchProblem, epsilons: Floats) -> str:
-    within = int(np.sum(epsilons <= problem.target.epsilon))
+def _checked_target(problem: SearchProblem) -> Target:
+    if not isinstance(problem.target, Target) or problem.dim != 1:
+        raise ValueError(
+            "Expected a target (epsilon) and a scalar query for the lmo-grid: its points are not "
+            f"rescaled to a budget; got {problem.target} and dim={problem.dim}."
+        )
+    return problem.target
+
+
+def _status(problem: SearchProblem, epsilons: Floats, target: Target) -> str:
+    within = int(np.sum(epsilons <= target.epsilon))
     return (
         f"Best of {within} grid points within the target (of {grid.GRID_SIZE}) under the "
         f"{problem.accounting} accounting; its epsilon is proved by the PLD accountant."
@@ -65,15 +74,17 @@ def _status(problem: SearchProblem, epsilons: Floats) -> str:
 
 def grid_epsilons(problem: SearchProblem) -> Floats:
     """Epsilon of all 40 824 points under the problem's accounting, shape (40824,)."""
-    s, delta = problem.sensitivity, problem.target.delta
+    s, delta = problem.sensitivity, problem.delta
     if problem.accounting == "paper":
         return grid.paper_epsilon(s, delta, problem.steps)
     return grid.composed_epsilon(s, delta, problem.steps, problem.sampling.rate)
 
 
 def _costs(cost: Cost) -> Floats:
+    if cost.name not in ("usefulness", "l1", "variance"):
+        raise ValueError(f"Expected the cost usefulness, l1 or variance of the grid, got {cost}.")
     if cost.name == "usefulness":
-        return 1 - grid.usefulness(cost.gamma)
+        return 1 - grid.usefulness(cast("float", cost.parameter))
     return grid.moments()[0 if cost.name == "l1" else 1]
 
 
@@ -84,13 +95,13 @@ def _candidates(problem: SearchProblem, costs: Floats, epsilons: Floats) -> Iter
     always passes, and how far its proof lies below its ranking tells how far beyond the target to
     look.
     """
-    target = problem.target.epsilon
+    target = _checked_target(problem).epsilon
     safe = np.flatnonzero(epsilons <= target)
     if len(safe):
         safe = safe[np.argsort(costs[safe], kind="stable")]
     if problem.accounting == "exact" and problem.steps > 1 and len(safe):
         first = int(safe[0])
-        margin = epsilons[first] / proved(problem, grid.grid_law(first))[0]
+        margin = epsilons[first] / _lower(problem, first)
         near = np.flatnonzero(
             (epsilons > target) & (epsilons <= target * margin) & (costs < costs[first])
         )
@@ -98,38 +109,6 @@ def _candidates(problem: SearchProblem, costs: Floats, epsilons: Floats) -> Iter
     yield from (int(i) for i in safe[:_PROOFS])
 
 
-def proved(problem: SearchProblem, law: Noise) -> tuple[float, float]:
-    """(lower, upper) epsilon of a law for the problem, by the PLD accountant."""
-    accountant = PLD(tolerance=_PROOF_TOLERANCE).compose(problem.mechanism(law), problem.steps)
-    return accountant.epsilon_interval(problem.target.delta)
-
-
-def baselines(problem: SearchProblem) -> tuple[Baseline, ...]:
-    """Gaussian, Laplace and the best generalised Gaussian, each rescaled to meet the target."""
-    generalised = [rescaled(problem, GeneralizedGaussian(scale=1.0, beta=b)) for b in _BETAS]
-    return (
-        rescaled(problem, Gaussian(sigma=1.0)),
-        rescaled(problem, Laplace(b=1.0)),
-        min(generalised, key=lambda baseline: baseline.cost),
-    )
-
-
-def rescaled(problem: SearchProblem, noise: Noise) -> Baseline:
-    """``noise`` rescaled to meet the target, proved, and what it then costs."""
-    release = problem.mechanism(noise)
-    plan = calibrate(
-        noise,
-        problem.target,
-        steps=problem.steps,
-        sampling=release.sampling,
-        sensitivity=release.sensitivity,
-    )
-    law = plan.mechanism.noise
-    return Baseline(noise=law, cost=problem.cost.of(law), epsilon=plan.epsilon)
-
-
-def reproved(result: SearchResult) -> SearchResult:
-    """The result with epsilon and cost derived afresh from its law, trusting nothing it says."""
-    low, high = proved(result.problem, result.law)
-    cost = result.problem.cost.of(result.law)
-    return replace(result, epsilon=high, lower_epsilon=low, cost=cost)
+def _lower(problem: SearchProblem, index: int) -> float:
+    found: Candidate = proved(problem, grid.grid_law(index), _TOLERANCE)
+    return found.lower_epsilon

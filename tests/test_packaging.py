@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = {"dpmech", "accountants", "optimizer_search", "fl_integration"}
-CORE = {"numpy", "rich", "scipy", "tqdm", "typer"}
+CORE = {"numpy", "rich", "scipy", "threadpoolctl", "tqdm", "typer"}
 EXTRAS = {
     "kernels": {"numba"},
     "search": {"cvxpy"},

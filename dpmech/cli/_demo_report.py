@@ -49,18 +49,16 @@ def write_report(
 
 
 def _search(problem: SearchProblem, result: SearchResult) -> list[str]:
-    target = problem.target
     return [
         "## 1. The noise that the published search finds (scalar query)",
         "",
-        f"Target: ε = {target.epsilon:g}, δ = {target.delta:g}, one release, sensitivity "
-        f"{problem.sensitivity:g}; cost E|X|.",
+        f"Target: {problem.target}; one release, sensitivity {problem.sensitivity:g}; cost E|X|.",
         "",
         f"- {result.status}",
         f"- Winner: `{result.law}`",
         f"- E|X| = {result.cost:.4f}; proved ε in [{at_least(result.lower_epsilon)}, "
         f"{at_most(result.epsilon)}].",
-        f"- The whole grid of {len(result.costs)} laws took {result.seconds:.1f} s "
+        f"- The whole grid of {len(result.tables['costs'])} laws took {result.seconds:.1f} s "
         "(`lmo.npz`; use it as `file:demo/lmo.npz`).",
         "",
     ]

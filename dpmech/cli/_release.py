@@ -204,8 +204,13 @@ class Account:
     @property
     def attained(self) -> bool:
         """Whether the pairs are known to be attained, so that lower bounds are about the truth."""
+        from dpmech.tabulated import Tabulated
+
         return not any(
-            m.relation == "replace-one" and m.sampling.rate < 1 for m, _ in self.ledger.entries
+            (m.relation == "replace-one" and m.sampling.rate < 1)
+            # No one shift is the worst at every loss.
+            or (isinstance(m.noise, Tabulated) and not m.noise.falling)
+            for m, _ in self.ledger.entries
         )
 
     def bound(self, name: str, lower: float | None, upper: float) -> str:

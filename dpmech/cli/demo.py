@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -60,7 +61,7 @@ def demo(
     _say(began, "searching the LMO grid for a scalar query")
     problem, result = _searched(out)
     _say(began, "calibrating the closed-form laws to the same privacy")
-    laws = _at_equal_privacy(problem, result)
+    laws = _at_equal_privacy(out, problem, result)
     _say(began, "reading the docstrings of the installed libraries (built once, then cached)")
     requests = _requests(out, model=model, rounds=rounds, cohort=cohort)
     _say(began, f"training {len(requests)} runs, {processes} at a time")
@@ -92,15 +93,24 @@ def _searched(out: Path) -> tuple[SearchProblem, SearchResult]:
     return problem, result
 
 
-def _at_equal_privacy(problem: SearchProblem, result: SearchResult) -> list[ScalarLaw]:
-    """The closed-form laws and the LMO winner, all rescaled to the scalar target."""
-    from optimizer_search import baselines, rescaled
+def _at_equal_privacy(out: Path, problem: SearchProblem, result: SearchResult) -> list[ScalarLaw]:
+    """Closed-form laws, the LMO winner and the best law there is, all at the scalar target."""
+    from optimizer_search import certified, save_result, search
 
-    found = (*baselines(problem), rescaled(problem, result.law))
-    labels = ("Gaussian", "Laplace", "generalised Gaussian", "LMO (winner, rescaled)")
+    best = search(problem)
+    save_result(best, out / "best.npz")
+    tuned = {row.family: row for row in best.baselines}
+    found = {
+        "Gaussian": tuned["gaussian"],
+        "generalised Gaussian": tuned["gg"],
+        "Laplace": tuned["laplace"],
+        "staircase": tuned["staircase"],
+        "LMO (winner, rescaled)": certified(problem, result.law),
+        "best found (best.npz)": best,
+    }
     return [
-        ScalarLaw(label=label, noise=b.noise, epsilon=b.epsilon, vector=_as_vector(b.noise))
-        for label, b in zip(labels, found, strict=True)
+        ScalarLaw(label=label, noise=b.law, epsilon=b.epsilon, vector=_as_vector(b.law))
+        for label, b in found.items()
     ]
 
 
@@ -118,6 +128,8 @@ def _as_vector(noise: Noise) -> str:
         proved = PLD().compose(Mechanism(noise=noise, sensitivity=vector)).epsilon(_DELTA)
         return f"ε ≤ {proved:.4f}, proved"
     except NoDominatingPair:
+        if math.isinf(noise.fisher_information):
+            return "refused: no proof (its density jumps: for large d nothing is left of privacy)"
         spread = Gaussian(sigma=noise.fisher_information**-0.5)
         limit = PLD().compose(Mechanism(noise=spread)).lower_epsilon(_DELTA)
         return f"refused: no proof (estimate for large d: ε ≈ {limit:.2f} at least)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,34 +10,36 @@ import typer
 
 from dpmech.cli import _release as given
 from dpmech.cli._group import subcommand
-from dpmech.cli._output import AsJson, print_json, talk
+from dpmech.cli._output import AsJson, talk
+from dpmech.cli._plot_search import cost, gain
+from dpmech.cli._plots import (
+    Noises,
+    Output,
+    checked_files,
+    numbers,
+    scaled_series,
+    tell_files,
+    watched,
+    write_plot,
+)
 
 if TYPE_CHECKING:
     from dpmech.noise import Noise
-    from dpmech.plotting import Axes, Curve, NoiseSeries
+    from dpmech.plotting import Curve
 
 app = subcommand()
 
-Noises = Annotated[
-    list[str],
-    typer.Argument(metavar="NOISE…", help="NAME:key=value,…, several.", show_default=False),
-]
-Output = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="A .png or .svg file to write; may be repeated.",
-        show_default="the plot's name.png",
-    ),
-]
 # Looser than an accountant's own: a hundredth of a line's width is enough for a picture.
 _TOLERANCE = 1e-3
 
 
 @app.callback()
 def plot() -> None:
-    """Plot privacy curves, densities, noise against epsilon, or accuracy against epsilon."""
+    """Plot privacy curves, densities, noise, cost or accuracy against epsilon, gains."""
+
+
+app.command()(cost)
+app.command()(gain)
 
 
 @app.command()
@@ -60,7 +62,7 @@ def curve(
 
     Example: dpmech plot curve gaussian:sigma=2 laplace:b=1.5 --steps 10 -o curve.svg
     """
-    files = _files(output, "curve")
+    files = checked_files(output, "curve")
     from dpmech import plotting
 
     if not (0 < delta_min < delta_max < 1):
@@ -72,9 +74,9 @@ def curve(
     release = given.Release(rate=rate, steps=steps, sensitivity=sensitivity, norm=norm, dim=dim)
     deltas = _logspaced(delta_min, delta_max, points)
     curves = [
-        _curve(text, release, accountant or "pld", deltas) for text in _watched(noises, "curves")
+        _curve(text, release, accountant or "pld", deltas) for text in watched(noises, "curves")
     ]
-    _written(plotting.plot_curve(curves, plotting.blank_axes()), files)
+    write_plot(plotting.plot_curve(curves, plotting.blank_axes()), files)
     data = [
         {
             "noise": c.label,
@@ -84,7 +86,7 @@ def curve(
         }
         for c in curves
     ]
-    _told(files, {"accountant": accountant or "pld", "curves": data}, as_json)
+    tell_files(files, {"accountant": accountant or "pld", "curves": data}, as_json)
 
 
 @app.command()
@@ -99,13 +101,13 @@ def densities(
 
     Example: dpmech plot densities gaussian laplace:b=.7 lmo:preset=2 --log
     """
-    files = _files(output, "densities")
+    files = checked_files(output, "densities")
     from dpmech import plotting
 
     laws = [given.noise_from(text) for text in noises]
     ax = plotting.plot_densities(laws, plotting.blank_axes(), labels=noises, log=log)
-    _written(ax, files)
-    _told(files, {"noises": [str(law) for law in laws]}, as_json)
+    write_plot(ax, files)
+    tell_files(files, {"noises": [str(law) for law in laws]}, as_json)
 
 
 @app.command()
@@ -130,25 +132,25 @@ def noise(
 
     Example: dpmech plot noise gaussian laplace gg:beta=1.4 --delta 1e-6 --steps 10
     """
-    files = _files(output, "noise")
+    files = checked_files(output, "noise")
     from dpmech import plotting
 
     release = given.Release(rate=rate, steps=steps, sensitivity=sensitivity, norm=norm, dim=dim)
-    targets = _numbers(epsilons)
+    targets = numbers(epsilons)
     width: Callable[[Noise], float] = (
         (lambda law: law.std) if measure == "std" else (lambda law: law.mean_abs)
     )
     series = [
-        _series(text, release, (delta, accountant or "pld"), targets, width)
-        for text in _watched(noises, "calibrations")
+        scaled_series(text, release, (delta, accountant or "pld"), targets, width)
+        for text in watched(noises, "calibrations")
     ]
     title = "standard deviation" if measure == "std" else "mean absolute value"
     ax = plotting.plot_noise_against_epsilon(series, plotting.blank_axes(), measure=title)
-    _written(ax, files)
+    write_plot(ax, files)
     data = [
         {"noise": s.label, "epsilon": s.epsilon.tolist(), measure: s.value.tolist()} for s in series
     ]
-    _told(files, {"delta": delta, "measure": measure, "series": data}, as_json)
+    tell_files(files, {"delta": delta, "measure": measure, "series": data}, as_json)
 
 
 @app.command()
@@ -167,7 +169,7 @@ def accuracy(
 
     Example: dpmech plot accuracy runs/ -o accuracy.png -o accuracy.svg
     """
-    files = _files(output, "accuracy")
+    files = checked_files(output, "accuracy")
     from dpmech import plotting
     from dpmech.cli._reports import Summary
 
@@ -180,52 +182,12 @@ def accuracy(
         majority=found.majority,
         non_private=found.non_private,
     )
-    _written(ax, files)
-    _told(files, found.to_dict(), as_json)
-
-
-def _files(output: Sequence[Path] | None, name: str) -> list[Path]:
-    """The files to write, checked before anything is computed."""
-    from dpmech.plotting import checked_format, require_matplotlib
-
-    require_matplotlib()
-    return [checked_format(path) for path in output or [Path(f"{name}.png")]]
-
-
-def _written(ax: Axes, files: Iterable[Path]) -> None:
-    from dpmech.plotting import save_figure
-
-    for path in files:
-        save_figure(ax, path)
-
-
-def _told(files: Sequence[Path], data: Mapping[str, object], as_json: bool) -> None:
-    """The names of the files on stdout, or all that was drawn as JSON."""
-    if as_json:
-        print_json({"files": [str(path) for path in files], **data})
-    else:
-        typer.echo("\n".join(map(str, files)))
-
-
-def _watched(texts: Sequence[str], unit: str) -> Iterable[str]:
-    """The noises, all read before the first is computed, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    for text in texts:
-        given.noise_from(text)
-    return tqdm(texts, unit=unit, disable=None, leave=False)
+    write_plot(ax, files)
+    tell_files(files, found.to_dict(), as_json)
 
 
 def _logspaced(low: float, high: float, points: int) -> list[float]:
     return [low * (high / low) ** (i / (points - 1)) for i in range(points)]
-
-
-def _numbers(text: str) -> list[float]:
-    """Rising epsilons from a text with commas; a target checks each of them."""
-    try:
-        return sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        raise ValueError(f"Expected numbers with commas as epsilons, got {text!r}.") from None
 
 
 def _curve(text: str, release: given.Release, accountant: str, deltas: Sequence[float]) -> Curve:
@@ -244,41 +206,4 @@ def _curve(text: str, release: given.Release, accountant: str, deltas: Sequence[
         epsilon=np.array([high for _, high in found]),
         delta=np.array(deltas),
         lower_epsilon=np.array(lower) if len(lower) == len(found) else None,
-    )
-
-
-def _series(
-    text: str,
-    release: given.Release,
-    claim: tuple[float, str],
-    targets: Sequence[float],
-    width: Callable[[Noise], float],
-) -> NoiseSeries:
-    """The widths of one law at all targets; a target that it cannot meet is said and left out."""
-    import numpy as np
-
-    from accountants import calibrate
-    from dpmech import Target, Unattainable
-    from dpmech.plotting import NoiseSeries
-
-    (delta, accountant), law = claim, given.noise_from(text)
-    mechanism = release.mechanism(law)
-    met: list[tuple[float, float]] = []
-    for epsilon in targets:
-        try:
-            plan = calibrate(
-                law,
-                Target(epsilon=epsilon, delta=delta),
-                steps=release.count,
-                sampling=mechanism.sampling,
-                sensitivity=mechanism.sensitivity,
-                accountant=accountant,
-            )
-            met.append((epsilon, width(plan.mechanism.noise)))
-        except Unattainable as error:
-            talk(f"Left out {text} at epsilon {epsilon:g}: {error}")
-    if not met:
-        raise Unattainable(f"{text} meets none of the targets {targets}.", reached=float("inf"))
-    return NoiseSeries(
-        label=text, epsilon=np.array([m[0] for m in met]), value=np.array([m[1] for m in met])
     )
