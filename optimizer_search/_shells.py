@@ -35,23 +35,29 @@ _TINY = 1e-300
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Meetings:
-    """The shells a and b that meet at one shift, and the chance of a point in a to be in b."""
+    """The shells a and b that meet at one shift.
+
+    ``chance`` of a point in a to be in b once moved, ``back`` that of a point in b to be in a.
+    """
 
     a: NDArray[np.int64]
     b: NDArray[np.int64]
     chance: Floats
+    back: Floats
 
     @classmethod
     def at(cls, edges: Floats, shift: float, dim: int) -> Meetings:
         """Those at a shift."""
         a, b, chance, _ = meetings(edges, shift, dim)
-        return cls(a=a, b=b, chance=chance)
+        log_volume = log_volumes(edges, dim)
+        with np.errstate(divide="ignore"):
+            back = np.exp(np.log(chance) + log_volume[a] - log_volume[b])
+        return cls(a=a, b=b, chance=chance, back=back)
 
     def atoms(self, theta: Floats, masses: Floats) -> tuple[Floats, Floats, Floats]:
         """(losses, P-masses, Q-masses)."""
         loss = theta[self.a] - theta[self.b]
-        p = masses[self.a] * self.chance
-        return loss, p, p * np.exp(-np.minimum(loss, 700.0))
+        return loss, masses[self.a] * self.chance, masses[self.b] * self.back
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

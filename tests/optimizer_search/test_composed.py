@@ -119,6 +119,21 @@ def test_the_gradient_is_that_of_epsilon() -> None:
         assert rise / (2 * step) == pytest.approx(gradient @ way, rel=2e-2, abs=2e-4)
 
 
+def test_shells_with_next_to_no_mass_are_still_met_by_others() -> None:
+    """Where one law has e^-900 of the other, neither mass overflows nor gets lost."""
+    edges = grown(1 / 8, even=4.0, end=4.0)
+    shells = Shells(
+        edges=edges, dim=1, shifts=(1.0,), problem=problem(1.0, 0.1, 5, 1e-5), costs=edges[:-1]
+    )
+    theta = np.where(np.arange(len(edges) - 1) < 3, -900.0, -edges[:-1])
+    masses, (meeting,) = shells.masses(theta), shells.meetings
+    _, p, v = meeting.atoms(theta, masses)
+    n, inner = len(masses), slice(3, len(masses) - 8)
+    assert np.bincount(meeting.b, v, n)[inner] == pytest.approx(masses[inner], rel=1e-9)
+    assert np.bincount(meeting.a, p, n)[inner] == pytest.approx(masses[inner], rel=1e-9)
+    assert np.all(np.isfinite(v))
+
+
 def test_pooling_gives_the_nearest_falling_sequence() -> None:
     values, weights = np.array([3.0, 1.0, 2.0, 2.5, 0.0]), np.array([1.0, 2.0, 1.0, 1.0, 5.0])
     pool = pooled(values, weights)
