@@ -117,14 +117,14 @@ def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: 
         NoDominatingPair: when the plan's law has no proved pair for this norm and dimension.
     """
     sensitivity = plan.mechanism.sensitivity
-    _same("norm", sensitivity.norm, "l2")
+    check_same("norm", sensitivity.norm, "l2")
     if config.clip is None or not math.isclose(sensitivity.bound, config.clip, rel_tol=1e-12):
         raise ValueError(_mismatch("sensitivity bound", sensitivity.bound, f"clip={config.clip}"))
-    _same("dim", sensitivity.dim, dim)
+    check_same("dim", sensitivity.dim, dim)
     if not math.isclose(plan.mechanism.sampling.rate, rate, rel_tol=1e-12):
         raise ValueError(_mismatch("sampling rate", plan.mechanism.sampling.rate, rate))
-    _same("steps", plan.steps, config.rounds)
-    _same("relation", plan.mechanism.relation, RELATION)
+    check_same("steps", plan.steps, config.rounds)
+    check_same("relation", plan.mechanism.relation, RELATION)
     _ = plan.mechanism.pairs()  # raises NoDominatingPair before a single client is asked
     _keeps_its_word(plan)
 
@@ -190,7 +190,8 @@ def _keeps_its_word(plan: PrivacyPlan) -> None:
         )
 
 
-def _same(name: str, planned: object, needed: object) -> None:
+def check_same(name: str, planned: object, needed: object) -> None:
+    """ValueError where a plan's value is not the one that the run needs."""
     if planned != needed:
         raise ValueError(_mismatch(name, planned, needed))
 

@@ -87,15 +87,15 @@ class FederatedConfig:
         _one_of("system", self.system, ("dylora", "lora"))
         _one_of("server_rule", self.server_rule, ("sgd", "adam"))
         for name in ("rank", "rounds", "local_epochs", "batch_size", "max_texts", "eval_every"):
-            _whole(name, getattr(self, name), least=1)
+            checked_whole(name, getattr(self, name), least=1)
         for name in ("seed", "eval_texts"):
-            _whole(name, getattr(self, name), least=0)
+            checked_whole(name, getattr(self, name), least=0)
         for name in ("cohort", "alpha", "local_lr", "head_multiplier", "server_lr"):
             _positive(name, getattr(self, name))
         if self.clip is not None:
             _positive("clip", self.clip)
         if self.noise_seed is not None:
-            _whole("noise_seed", self.noise_seed, least=0)
+            checked_whole("noise_seed", self.noise_seed, least=0)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected momentum={self.momentum} in [0, 1).")
         self._check_probabilities()
@@ -152,7 +152,8 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"Expected {name}={value!r} to be one of {allowed}.")
 
 
-def _whole(name: str, value: object, *, least: int) -> None:
+def checked_whole(name: str, value: object, *, least: int) -> None:
+    """ValueError where the value is no whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"Expected {name}={value!r} to be a whole number >= {least}.")
 

@@ -24,8 +24,9 @@ from dpmech import Mechanism, NoDominatingPair, Noise, PrivacyPlan, Sampling, Se
 from dpmech.discrete import DiscreteNoise
 from dpmech.guarantee import Guarantee
 from dpmech.noise import Floats, checked_positive
-from fl_integration.accounting import RELATION, SLACK, ledger_epsilon
+from fl_integration.accounting import RELATION, SLACK, check_same, ledger_epsilon
 from fl_integration.clipping import ROUNDING_MARGIN
+from fl_integration.config import checked_whole
 from fl_integration.sampler import Randomness, poisson_cohort
 
 Losses = Callable[[Tensor, NDArray[np.int64]], Tensor]
@@ -68,9 +69,9 @@ class ZerothOrderConfig:
         if not (math.isfinite(self.lr) and self.lr >= 0):
             raise ValueError(f"Expected lr={self.lr} to be a finite number, 0 or above.")
         for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
-            _whole(name, getattr(self, name), least=least)
+            checked_whole(name, getattr(self, name), least=least)
         if self.noise_seed is not None:
-            _whole("noise_seed", self.noise_seed, least=0)
+            checked_whole("noise_seed", self.noise_seed, least=0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +165,7 @@ def train_zeroth_order(
 
     Source: mathematics.md §8.
     """
-    _whole("records", records, least=1)
+    checked_whole("records", records, least=1)
     mechanism, delta = _agreed(privacy, config, delta)
     randomness = Randomness(seed=config.seed, secret_seed=config.noise_seed)
     here, releases, ledger = _flat(theta), list[float](), Ledger()
@@ -196,7 +197,7 @@ def replayed(
     Raises ValueError for more releases than steps.
     """
     here, sums = _flat(theta), np.asarray(releases, dtype=np.float64)
-    _whole("records", records, least=1)
+    checked_whole("records", records, least=1)
     if sums.ndim != 1 or len(sums) > config.steps:
         raise ValueError(f"Expected at most steps={config.steps} releases, got shape {sums.shape}.")
     for step, released in enumerate(sums.tolist()):
@@ -261,8 +262,7 @@ def _check_plan(plan: PrivacyPlan, config: ZerothOrderConfig) -> None:
         ("relation", planned.relation, RELATION),
         ("steps", plan.steps, config.steps),
     ):
-        if got != wanted:
-            raise ValueError(f"Expected the plan's {name} to be {wanted}, got {got}; make another.")
+        check_same(name, got, wanted)
     ledger = Ledger().add(zeroth_order_mechanism(config, planned.noise), plan.steps)
     found = ledger_epsilon(ledger, accountant="pld", delta=plan.target.delta)
     if not found <= plan.target.epsilon * (1 + SLACK):
@@ -290,8 +290,3 @@ def _flat(theta: Tensor) -> Tensor:
     if theta.ndim != 1 or not len(theta):
         raise ValueError(f"Expected theta to be one vector, got shape {tuple(theta.shape)}.")
     return theta.detach().to("cpu", torch.float64, copy=True)
-
-
-def _whole(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"Expected {name}={value!r} to be a whole number, {least} or above.")

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from dpmech.noise import Floats
-from optimizer_search._lp_certificate import Events, Ints, certified_bound, lattice_cost
-from optimizer_search._lp_interior import Program, Solution, solve
+from optimizer_search._lp_certificate import Events, Ints, certified_bound, counts, lattice_cost
+from optimizer_search._lp_interior import Solution, solve
+from optimizer_search._lp_lattice import lattice_program
 from optimizer_search.cost import Cost
 
 _TOLERANCE = 1e-3
@@ -54,17 +53,15 @@ class TwoLimits:
     @cached_property
     def solution(self) -> Solution:
         """The program's solution."""
-        n, (t, x), j = self._points, self._events, len(self.gammas)
-        source, landing = _picked(np.abs(x - t), n), _picked(np.abs(x), n)
+        n, (t, x) = self._points, self._events
         limits = np.repeat(self.short, self.m)
         limits[self.m - 1 :: self.m] = self.full
-        weights = np.append(1.0, np.full(n - 1, 2.0))
-        program = Program(
-            costs=weights * lattice_cost(self.cost, self.sensitivity / self.m, n),
-            weights=weights,
-            rows=sparse.vstack([source - gamma * landing for gamma in self.gammas]).tocsr(),
-            shares=sparse.block_diag([_picked(t - 1, self.m)] * j).tocsr(),
-            limits=limits,
+        program = lattice_program(
+            self.gammas,
+            limits,
+            (t, np.abs(x - t), np.abs(x)),
+            costs=lattice_cost(self.cost, self.sensitivity / self.m, n),
+            counts=counts(n, centred=True),
             start=self._start,
         )
         return solve(program, _TOLERANCE)
@@ -91,9 +88,3 @@ class TwoLimits:
 def _events_of(gamma: float, delta: float, part: tuple[Ints, Ints, Floats]) -> Events:
     t, x, weight = part
     return Events(gamma=gamma, delta=delta, t=t, x=x, weight=weight)
-
-
-def _picked(column: Ints, n: int) -> Any:
-    """The matrix whose row r is 1 in the column given for it."""
-    row = np.arange(len(column))
-    return sparse.csr_array((np.ones(len(column)), (row, column)), shape=(len(column), n))

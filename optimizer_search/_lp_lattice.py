@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -122,17 +123,13 @@ class Lattice:
     @cached_property
     def solution(self) -> Solution:
         """The program's solution."""
-        n, (t, x), j = self.points, self.events, len(self.constraints)
-        row = np.arange(len(t))
-        source = sparse.csr_array((np.ones(len(t)), (row, self._folded(x - t))), shape=(len(t), n))
-        landing = sparse.csr_array((np.ones(len(t)), (row, self._folded(x))), shape=(len(t), n))
-        shares = sparse.csr_array((np.ones(len(t)), (row, t - 1)), shape=(len(t), self.m))
-        program = Program(
-            costs=self.counts * self._costs,
-            weights=self.counts,
-            rows=sparse.vstack([source - gamma * landing for gamma, _ in self.constraints]).tocsr(),
-            shares=sparse.block_diag([shares] * j).tocsr(),
-            limits=np.repeat([delta for _, delta in self.constraints], self.m),
+        t, x = self.events
+        program = lattice_program(
+            [gamma for gamma, _ in self.constraints],
+            np.repeat([delta for _, delta in self.constraints], self.m),
+            (t, self._folded(x - t), self._folded(x)),
+            costs=self._costs,
+            counts=self.counts,
             start=self._start,
         )
         return solve(program, self.tolerance)
@@ -168,3 +165,36 @@ class Lattice:
         pairs = zip(self.constraints, weights, strict=True)
         events = [Events(gamma=g, delta=d, t=t, x=x, weight=w) for (g, d), w in pairs]
         return certified_bound(events, self.cost, self.sensitivity, self.m, centred=self.centred)
+
+
+def lattice_program(
+    gammas: Sequence[float],
+    limits: Floats,
+    events: tuple[Ints, Ints, Ints],
+    *,
+    costs: Floats,
+    counts: Floats,
+    start: Floats,
+) -> Program:
+    """The program over masses on half a lattice: ``costs``, ``counts`` and ``start`` of its points.
+
+    ``events``: (shifts, sources, landings) of the rows of each gamma; ``limits`` of each gamma at
+    all shifts 1 … m, shape (gammas times m,).
+    """
+    t, source, landing = events
+    shares = _picked(t - 1, len(limits) // len(gammas))
+    come, gone = _picked(source, len(costs)), _picked(landing, len(costs))
+    return Program(
+        costs=counts * costs,
+        weights=counts,
+        rows=sparse.vstack([come - gamma * gone for gamma in gammas]).tocsr(),
+        shares=sparse.block_diag([shares] * len(gammas)).tocsr(),
+        limits=limits,
+        start=start,
+    )
+
+
+def _picked(column: Ints, n: int) -> Any:
+    """The matrix whose row r is 1 in the column given for it."""
+    row = np.arange(len(column))
+    return sparse.csr_array((np.ones(len(column)), (row, column)), shape=(len(column), n))

@@ -6,6 +6,8 @@ safe side, or costs the budget, and then accounted for like any other.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from accountants import PLD, calibrate_scale
 from dpmech import Noise, Target
 from optimizer_search.problem import Budget, Candidate, SearchProblem
@@ -14,6 +16,7 @@ from optimizer_search.problem import Budget, Candidate, SearchProblem
 PROOF = 1e-5
 
 
+@lru_cache(maxsize=32)  # solvers ask for the proof of a law that the driver asks for again
 def certified(problem: SearchProblem, law: Noise) -> Candidate:
     """The law scaled to the problem, and proved.
 
@@ -52,6 +55,7 @@ def _at_target(problem: SearchProblem, law: Noise, target: Target) -> Candidate:
     return Candidate(law=law, cost=cost, epsilon=plan.epsilon, lower_epsilon=lower)
 
 
+@lru_cache(maxsize=32)
 def proved(problem: SearchProblem, law: Noise, tolerance: float = PROOF) -> Candidate:
     """The law as it stands, proved with this relative gap."""
     accountant = PLD(tolerance=tolerance).compose(problem.mechanism(law), problem.steps)
