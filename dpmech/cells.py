@@ -6,10 +6,12 @@ Symbols: ``P``, ``Q`` the dominating pair, ``l`` privacy loss ln dP/dQ, ``q`` sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpmech.errors import NoDominatingPair
 from dpmech.noise import Floats, Noise
 
 EPS = float(np.finfo(np.float64).eps)
@@ -36,6 +38,35 @@ class Cells:
     low_error: Floats
     high_error: Floats
     interval: NDArray[np.int64]
+
+    @classmethod
+    def bounded(
+        cls,
+        log_p: Floats,
+        log_q: Floats,
+        bounds: tuple[Floats, Floats],
+        error: Floats,
+        bound_errors: tuple[Floats, Floats],
+    ) -> Cells:
+        """The intervals between edges, by their masses and the (low, high) of their losses."""
+        low, high = bounds
+        # Of a cell whose masses are below what doubles hold, only the bounds of its loss are known.
+        empty = np.isneginf(log_p) | np.isneginf(log_q)
+        with np.errstate(invalid="ignore"):
+            loss = np.where(empty, low, np.clip(log_p - log_q, low, high))
+            rounding = 2 * error + 4 * EPS * np.abs(loss)
+        return cls(
+            log_p=log_p,
+            log_q=log_q,
+            loss=loss,
+            low=low,
+            high=high,
+            error=error,
+            loss_error=np.where(empty, np.inf, rounding),
+            low_error=bound_errors[0],
+            high_error=bound_errors[1],
+            interval=np.arange(len(low)),
+        )
 
     def reversed(self) -> Cells:
         """The cells of the pair (Q, P)."""
@@ -188,3 +219,22 @@ def tail_difference(noise: Noise, a: Floats, b: Floats) -> tuple[Floats, Floats]
         mass = upper + np.log(-np.expm1(drop))
         error = 8 * EPS * (1 + np.abs(upper)) / np.minimum(np.abs(drop), 1.0)
     return mass, np.where(drop < 0, np.minimum(or_zero(error), 1.0), 0.0)
+
+
+class WithoutGrid:
+    """Pairs that only the PLD accountant takes: they have cells, but none between given losses."""
+
+    def _refused(self) -> NoReturn:
+        raise NoDominatingPair(
+            f"{type(self).__name__} has no masses between given levels of the loss.",
+            "Use accountant='pld'.",
+        )
+
+    def loss_range(self, tail: float) -> tuple[float, float]:
+        self._refused()
+
+    def masses(self, levels: Floats) -> CellMasses:
+        self._refused()
+
+    def atoms(self) -> tuple[float, ...]:
+        return ()

@@ -99,25 +99,13 @@ class PeakedPair:
                 np.isfinite(width), 4 * EPS * (np.abs(edges[:-1]) + self.shift) * steep / width, 0.0
             )
         error = np.minimum(1.0, np.maximum(p_error, q_error) + or_zero(placing))
-        # Of a cell whose masses are below what doubles hold, only the bounds of its loss are known.
-        empty = np.isneginf(p) | np.isneginf(q)
         low, high = np.minimum(loss[:-1], loss[1:]), np.maximum(loss[:-1], loss[1:])
         rising = loss[1:] >= loss[:-1]
-        with np.errstate(invalid="ignore"):
-            ratio = np.where(empty, low, np.clip(p - q, low, high))
-            rounding = 2 * error + 4 * EPS * np.abs(ratio)
-        return Cells(
-            log_p=p,
-            log_q=q,
-            loss=ratio,
-            low=low,
-            high=high,
-            error=error,
-            loss_error=np.where(empty, np.inf, rounding),
-            low_error=np.where(rising, edge_error[:-1], edge_error[1:]),
-            high_error=np.where(rising, edge_error[1:], edge_error[:-1]),
-            interval=np.arange(len(low)),
+        errors = (
+            np.where(rising, edge_error[:-1], edge_error[1:]),
+            np.where(rising, edge_error[1:], edge_error[:-1]),
         )
+        return Cells.bounded(p, q, (low, high), error, errors)
 
     def loss(self, x: Floats) -> Floats:
         """ln f(x-s)/f(x) at points inside both supports."""

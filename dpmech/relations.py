@@ -7,12 +7,10 @@ Symbols: ``P``, ``Q`` the pair before sampling, ``f`` density of the noise, ``q`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 
-from dpmech.cells import EPS, CellMasses, Cells, cell_without_q, interval_mass, mixed_loss, or_zero
-from dpmech.errors import NoDominatingPair
+from dpmech.cells import EPS, Cells, WithoutGrid, cell_without_q, interval_mass, mixed_loss, or_zero
 from dpmech.loss import DominatingPair
 from dpmech.noise import Floats, Noise
 from dpmech.peaked import NEGLIGIBLE
@@ -23,27 +21,8 @@ RELATIONS = ("add-remove", "replace-one", "zero-out")
 _FIRST = 96
 
 
-class _WithoutGrid:
-    """Pairs that only the PLD accountant takes: they have cells, but none between given losses."""
-
-    def _refused(self) -> NoReturn:
-        raise NoDominatingPair(
-            f"{type(self).__name__} has no masses between given levels of the loss.",
-            "Use accountant='pld'.",
-        )
-
-    def loss_range(self, tail: float) -> tuple[float, float]:
-        self._refused()
-
-    def masses(self, levels: Floats) -> CellMasses:
-        self._refused()
-
-    def atoms(self) -> tuple[float, ...]:
-        return ()
-
-
 @dataclass(frozen=True, kw_only=True)
-class SubstitutionPair(_WithoutGrid):
+class SubstitutionPair(WithoutGrid):
     """One record replaced by another, sampled at rate q < 1: without replacement, or Poisson.
 
     ``base`` is the pair (P, Q) before sampling, of any two records of which one is replaced by the
@@ -87,7 +66,7 @@ class SubstitutionPair(_WithoutGrid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoissonSubstitutionPair(_WithoutGrid):
+class PoissonSubstitutionPair(WithoutGrid):
     """One record replaced by another in a Poisson sample at rate q < 1, with log-concave noise.
 
     The pair is ((1-q) f + q f(. - C), (1-q) f + q f(. + C)): contributions C and -C, which are
@@ -139,25 +118,9 @@ class PoissonSubstitutionPair(_WithoutGrid):
         loss, edge_error = self._edge_losses(edges)
         p, p_error = self._mixed_mass(edges, -self.bound, loss)
         q, q_error = self._mixed_mass(edges, self.bound, loss)
-        empty, error = (
-            np.isneginf(p) | np.isneginf(q),
-            np.minimum(1.0, np.maximum(p_error, q_error)),
-        )
+        error = np.minimum(1.0, np.maximum(p_error, q_error))
         low, high = loss[:-1], np.maximum(loss[:-1], loss[1:])
-        with np.errstate(invalid="ignore"):
-            ratio = np.where(empty, low, np.clip(p - q, low, high))
-        return Cells(
-            log_p=p,
-            log_q=q,
-            loss=ratio,
-            low=low,
-            high=high,
-            error=error,
-            loss_error=np.where(empty, np.inf, 2 * error + 4 * EPS * np.abs(ratio)),
-            low_error=edge_error[:-1],
-            high_error=edge_error[1:],
-            interval=np.arange(len(low)),
-        )
+        return Cells.bounded(p, q, (low, high), error, (edge_error[:-1], edge_error[1:]))
 
     def _edge_losses(self, edges: Floats) -> tuple[Floats, Floats]:
         """The losses at the edges, from 0 up, and bounds on their errors."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from dpmech.cells import EPS, CellMasses, Cells, interval_mass, or_zero
+from dpmech.cells import EPS, Cells, WithoutGrid, interval_mass, or_zero
 from dpmech.errors import NoDominatingPair
 from dpmech.lattice_mixtures import MultiGaussian
 from dpmech.noise import Floats
@@ -20,7 +20,7 @@ from dpmech.peaked import PeakedPair
 
 
 @dataclass(frozen=True, kw_only=True)
-class RippledPair:
+class RippledPair(WithoutGrid):
     """The pair of a unimodal multi-Gaussian law at a shift that is no multiple of its width.
 
     **Guarantees.** On every cell the loss lies between the bounds given. Argument: f'/f is
@@ -62,23 +62,7 @@ class RippledPair:
             # x - s was rounded: an edge off by that moves this share of a cell's mass.
             placing = 4 * EPS * (edges[:-1] + self.shift) * (1 + high) / np.diff(edges)
         error = np.minimum(1.0, np.maximum(p_error, q_error) + or_zero(placing))
-        # Of a cell whose masses are below what doubles hold, only the bounds of its loss are known.
-        empty = np.isneginf(p) | np.isneginf(q)
-        with np.errstate(invalid="ignore"):
-            ratio = np.where(empty, low, np.clip(p - q, low, high))
-            rounding = 2 * error + 4 * EPS * np.abs(ratio)
-        return Cells(
-            log_p=p,
-            log_q=q,
-            loss=ratio,
-            low=low,
-            high=high,
-            error=error,
-            loss_error=np.where(empty, np.inf, rounding),
-            low_error=wrong,
-            high_error=wrong,
-            interval=np.arange(len(low)),
-        )
+        return Cells.bounded(p, q, (low, high), error, (wrong, wrong))
 
     def _bounds(self, edges: Floats) -> tuple[Floats, Floats, Floats]:
         """Bounds of the loss on the cells, and on their rounding."""
@@ -120,12 +104,3 @@ class RippledPair:
             f"{self.shift:g}, which is no multiple of width={self.noise.width:g}.",
             "Use accountant='pld' or 'rdp', or a width that divides the sensitivity.",
         )
-
-    def loss_range(self, tail: float) -> tuple[float, float]:
-        self._refused()
-
-    def masses(self, levels: Floats) -> CellMasses:
-        self._refused()
-
-    def atoms(self) -> tuple[float, ...]:
-        return ()
