@@ -24,10 +24,11 @@ def mechanism_for(config: FederatedConfig, noise: Noise, *, clients: int, dim: i
     **Guarantees**
 
     * The sensitivity is the clip in l2 over all ``dim`` released coordinates, and the sampling
-      rate is cohort/clients: what is accounted is what runs.
+      rate is cohort/clients, or that of an example in a silo's step: what is accounted is what
+      runs.
 
     Arguments:
-        config: clip and cohort. noise: the law of the noise on the *sum*, in the sum's units.
+        config: clip, cohort, silos. noise: the law of the noise on the *sum*, in its units.
         clients: N. dim: released coordinates.
 
     Raises:
@@ -38,9 +39,19 @@ def mechanism_for(config: FederatedConfig, noise: Noise, *, clients: int, dim: i
     return Mechanism(
         noise=noise,
         sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=dim),
-        sampling=Sampling(rate=config.rate(clients)),
+        sampling=Sampling(rate=sampling_rate(config, clients)),
         relation=RELATION,
     )
+
+
+def sampling_rate(config: FederatedConfig, clients: int) -> float:
+    """The probability that a unit is in one release: a client in a round, an example in a step."""
+    return config.rate(clients) if config.silos is None else config.silos.rate
+
+
+def releases_a_round(config: FederatedConfig) -> int:
+    """How often a unit is released in a round; a silo's steps are each a release."""
+    return 1 if config.silos is None else config.silos.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +68,10 @@ class Spending:
     clients: int
     extrapolation: Extrapolation | None = None
 
-    def mechanism(self, dim: int) -> Mechanism:
-        """The mechanism of a round that releases ``dim`` coordinates."""
-        return mechanism_for(self.config, self.noise, clients=self.clients, dim=dim)
+    def of_round(self, dim: int) -> Ledger:
+        """What a round that releases ``dim`` coordinates spends."""
+        mechanism = mechanism_for(self.config, self.noise, clients=self.clients, dim=dim)
+        return Ledger().add(mechanism, releases_a_round(self.config))
 
     def epsilon(self, ledger: Ledger) -> float:
         """The ε that a ledger costs at the plan's δ (an upper bound; inf beyond reach)."""
@@ -95,6 +107,11 @@ def spending_for(
     if privacy is None:
         return None
     if isinstance(privacy, Extrapolation):
+        if config.silos is not None:
+            raise ValueError(
+                f"Expected no forecast with {config.silos}: its noise does not shrink with the"
+                " number of silos."
+            )
         privacy.check(clients=clients, cohort=config.cohort)
         rate = privacy.plan.mechanism.sampling.rate
         check_plan(privacy.plan, config, rate=rate, dim=dim)
@@ -105,7 +122,7 @@ def spending_for(
             clients=clients,
             extrapolation=privacy,
         )
-    check_plan(privacy, config, rate=config.rate(clients), dim=dim)
+    check_plan(privacy, config, rate=sampling_rate(config, clients), dim=dim)
     return Spending(config=config, plan=privacy, noise=privacy.mechanism.noise, clients=clients)
 
 
@@ -123,7 +140,7 @@ def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: 
     check_same("dim", sensitivity.dim, dim)
     if not math.isclose(plan.mechanism.sampling.rate, rate, rel_tol=1e-12):
         raise ValueError(_mismatch("sampling rate", plan.mechanism.sampling.rate, rate))
-    check_same("steps", plan.steps, config.rounds)
+    check_same("steps", plan.steps, config.rounds * releases_a_round(config))
     check_same("relation", plan.mechanism.relation, RELATION)
     _ = plan.mechanism.pairs()  # raises NoDominatingPair before a single client is asked
     _keeps_its_word(plan)

@@ -22,14 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from accountants import Ledger
-from dpmech import Mechanism
 from dpmech.files import write_atomically
 from fl_integration.report import RoundMetrics
 from fl_integration.server import ServerState
 
 STATE_FILE = "state.safetensors"
 INTENT_FILE = "intent.json"
-_TENSORS = ("weights", "first", "second", "visits")
+_TENSORS = ("weights", "first", "second", "visits", "averaged")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,11 +45,11 @@ class TrainState:
     ledger: Ledger
     metrics: tuple[RoundMetrics, ...] = ()
 
-    def after(
-        self, server: ServerState, mechanism: Mechanism | None, metrics: RoundMetrics
-    ) -> TrainState:
-        """The state one round later."""
-        ledger = self.ledger if mechanism is None else self.ledger.add(mechanism)
+    def after(self, server: ServerState, spent: Ledger, metrics: RoundMetrics) -> TrainState:
+        """The state one round later, ``spent`` being what the round released."""
+        ledger = self.ledger
+        for mechanism, count in spent.entries:
+            ledger = ledger.add(mechanism, count)
         return TrainState(
             round=self.round + 1,
             server=server,
@@ -76,10 +75,10 @@ class Checkpoint:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
 
-    def intend(self, round: int, mechanism: Mechanism) -> None:
-        """Write, before any noise is drawn, that a round is about to be released."""
+    def intend(self, round: int, spent: Ledger) -> None:
+        """Write, before any noise is drawn, what a round is about to release."""
         if self.folder is not None:
-            text = json.dumps({"round": round, "mechanism": mechanism.to_dict()})
+            text = json.dumps({"round": round, "spent": json.loads(spent.to_json())})
             write_atomically(self.folder / INTENT_FILE, text.encode())
 
     def commit(self, state: TrainState) -> None:
@@ -120,8 +119,8 @@ class Checkpoint:
             metrics=tuple(RoundMetrics(**fields) for fields in header["metrics"]),
         )
 
-    def intended(self, round: int) -> Mechanism | None:
-        """The mechanism of ``round`` if it was intended and never committed."""
+    def intended(self, round: int) -> Ledger | None:
+        """What ``round`` was to release, if it was intended and never committed."""
         if self.folder is None or not (self.folder / INTENT_FILE).exists():
             return None
         intent = json.loads((self.folder / INTENT_FILE).read_text(encoding="utf-8"))
@@ -130,7 +129,7 @@ class Checkpoint:
                 f"Expected an intent for round {round} at most, got {intent['round']}: the state in"
                 f" {self.folder} is older than its last release; do not continue from it."
             )
-        return Mechanism.from_dict(intent["mechanism"]) if intent["round"] == round else None
+        return Ledger.from_json(json.dumps(intent["spent"])) if intent["round"] == round else None
 
     def _same_run(self, found: dict[str, Any]) -> None:
         """Refuse the state of another run, naming what differs."""

@@ -2,74 +2,108 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from fl_integration.adapters import AdapterSlice, AdapterSpace
+from fl_integration.batches import pad
 from fl_integration.config import FederatedConfig
-from fl_integration.data import FederatedData, Tokenizer, tokenise
-from fl_integration.models import Classifier, pad
+from fl_integration.data import FederatedData
+from fl_integration.encoding import MAX_LENGTH, Ids, Integers, Tokenizer, encode
+from fl_integration.rows import Text
+from fl_integration.spaces import FlatSpace, LiveSlice
+from fl_integration.tasks import TextModel
 
-Ids = list[list[int]]
+KEPT = 2**16  # texts whose token ids are kept: some 100 MB at 32 tokens
 
 
 class Tokens:
-    """The token ids of a federation, made when a client is first drawn and kept.
+    """The token ids and targets of a federation, made when a client is drawn, and kept for a while.
 
     **Guarantees**
 
-    * Only clients that were drawn are ever tokenised: the cost does not grow with the population.
+    * Only clients that were drawn are ever made and tokenised, and of those only the last ones are
+      kept: neither time nor memory grows with the population.
 
     Arguments:
         data: the clients and the public test texts. tokenizer: of the model.
-        max_length: tokens a text, at least 3.
+        max_length: tokens a text, at least 3. keep: texts that are kept.
     """
 
-    def __init__(self, data: FederatedData, tokenizer: Tokenizer, *, max_length: int = 32) -> None:
-        self.data, self.max_length = data, max_length
+    def __init__(
+        self,
+        data: FederatedData,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int = MAX_LENGTH,
+        keep: int = KEPT,
+    ) -> None:
+        self.data, self.max_length, self.keep = data, max_length, keep
         self._tokenizer = tokenizer
-        self._clients: dict[int, Ids] = {}
-        self._test: Ids | None = None
+        self._recent: OrderedDict[int, Work] = OrderedDict()  # the last drawn is the last
+        self._texts = 0  # in _recent
+        self._test: Work | None = None
 
     def client(self, index: int) -> Ids:
         """The token ids of one client's texts, in its order."""
-        if index not in self._clients:
-            texts = self.data.clients[index].texts
-            self._clients[index] = self._ids(texts)
-        return self._clients[index]
+        return self._work(index).ids
+
+    def targets(self, index: int) -> Integers:
+        """The targets of one client's texts: (n,), or (n, max_length) for tasks on tokens."""
+        return self._work(index).labels
 
     def test(self) -> Ids:
         """The token ids of the public test texts."""
+        return self._tested().ids
+
+    def test_targets(self) -> Integers:
+        """The targets of the public test texts: (n,), or (n, max_length) for tasks on tokens."""
+        return self._tested().labels
+
+    def _tested(self) -> Work:
         if self._test is None:
-            self._test = self._ids(self.data.test_texts)
+            self._test = self._encoded(self.data.test_texts, self.data.test_labels)
         return self._test
 
-    def _ids(self, texts: Sequence[str]) -> Ids:
-        return tokenise(texts, self._tokenizer, max_length=self.max_length) if texts else []
+    def _work(self, index: int) -> Work:
+        """All texts of a client, which become the last to be forgotten."""
+        work = self._recent.pop(index, None)
+        if work is None:
+            client = self.data.clients[index]
+            work = self._encoded(client.texts, client.labels)
+            self._texts += len(work.ids)
+        self._recent[index] = work
+        while self._texts > self.keep and len(self._recent) > 1:
+            self._texts -= len(self._recent.popitem(last=False)[1].ids)
+        return work
+
+    def _encoded(self, texts: Sequence[Text], labels: Integers) -> Work:
+        ids, targets = encode(
+            texts, labels, self._tokenizer, task=self.data.task, max_length=self.max_length
+        )
+        return Work(ids=ids, labels=targets)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """One client's token ids and labels of one round, at most ``max_texts``, in random order."""
+    """Token ids of n texts, and their targets: (n,), or (n, max_length) for tasks on tokens."""
 
     ids: Ids
-    labels: NDArray[np.int64]
+    labels: Integers
 
 
 def local_work(tokens: Tokens, client: int, *, limit: int, rng: np.random.Generator) -> Work:
     """Choose at most ``limit`` of a client's texts, and their order, with the client's own rng."""
-    ids, labels = tokens.client(client), tokens.data.clients[client].labels
+    ids, targets = tokens.client(client), tokens.targets(client)
     chosen = rng.permutation(len(ids))[:limit]
-    return Work(ids=[ids[i] for i in chosen], labels=labels[chosen])
+    return Work(ids=[ids[i] for i in chosen], labels=targets[chosen])
 
 
-def step_sizes(space: AdapterSpace, rank: int, config: FederatedConfig) -> Tensor:
+def step_sizes(space: FlatSpace, rank: int, config: FederatedConfig) -> Tensor:
     """The client's learning rate of every coordinate (d,): larger on the head.
 
     Source: federated.md §6 (a head needs a far larger rate than the adapters).
@@ -80,8 +114,8 @@ def step_sizes(space: AdapterSpace, rank: int, config: FederatedConfig) -> Tenso
 
 
 def local_delta(
-    classifier: Classifier,
-    live: AdapterSlice,
+    classifier: TextModel,
+    live: LiveSlice,
     start: Tensor,
     work: Work,
     *,
@@ -109,14 +143,13 @@ def local_delta(
             live.load(start + moved)
             part = slice(first, first + config.batch_size)
             _backward(classifier, work.ids[part], work.labels[part])
-            moved -= rates * live.gradient().cpu()
+            moved -= rates * live.gradient(dtype=start.dtype).cpu()
             live.zero_grad()
     return moved
 
 
-def _backward(classifier: Classifier, ids: Ids, labels: NDArray[np.int64]) -> None:
+def _backward(model: TextModel, ids: Ids, targets: Integers) -> None:
     """Leave the gradient of the mean loss over some texts in the slice."""
-    device = classifier.head.weight.device
-    input_ids, mask = pad(ids, pad_id=classifier.pad_id)
-    logits = classifier(input_ids.to(device), mask.to(device))
-    functional.cross_entropy(logits, torch.from_numpy(labels).to(device)).backward()
+    input_ids, mask = pad(ids, pad_id=model.pad_id)
+    tensors = (tensor.to(model.device) for tensor in (input_ids, mask, torch.from_numpy(targets)))
+    model.losses(*tensors).mean().backward()

@@ -13,6 +13,9 @@ from torch import Tensor
 # fp64 rounding of a norm over d coordinates is at most d·2^-53 relative, about 1e-9 at d = 1e7;
 # clipping to a hair less than C keeps the *exact* norm within C.
 ROUNDING_MARGIN = 1e-9
+# Norms whose squares, and those of the coordinates that matter, are ordinary fp64 numbers.
+SAFE_NORMS = (1e-140, 1e140)
+ROWS = 1 << 17  # numbers of deltas that are best added at once: 1 MiB in fp64
 
 
 def clip_flat(delta: Tensor, bound: float | None) -> Tensor:
@@ -36,14 +39,20 @@ def clip_flat(delta: Tensor, bound: float | None) -> Tensor:
     """
     if delta.ndim != 1:
         raise ValueError(f"Expected one flat delta, got shape {tuple(delta.shape)}.")
-    if bound is not None and not (bound > 0 and math.isfinite(bound)):
-        raise ValueError(f"Expected bound={bound} > 0 and finite.")
+    limit = _limit(bound)
     wide = delta.detach().double().cpu()
     if not bool(torch.isfinite(wide).all()):
         return torch.zeros_like(wide)
+    return wide if limit is None else _shrink(wide, limit)
+
+
+def _limit(bound: float | None) -> float | None:
+    """What norms are clipped to: a hair less than C."""
     if bound is None:
-        return wide
-    return _shrink(wide, bound * (1.0 - ROUNDING_MARGIN))
+        return None
+    if not (bound > 0 and math.isfinite(bound)):
+        raise ValueError(f"Expected bound={bound} > 0 and finite.")
+    return bound * (1.0 - ROUNDING_MARGIN)
 
 
 def _shrink(vector: Tensor, limit: float) -> Tensor:
@@ -68,27 +77,53 @@ class ClippedSum:
         dim: d >= 1. bound: C, or ``None`` not to clip.
         keep_norms: keep every client's norm before the clip; only for non-private runs, because
             the norms are functions of the clients' data.
+
+    Raises:
+        ValueError: when ``bound`` is not positive.
     """
 
     def __init__(self, dim: int, bound: float | None, *, keep_norms: bool = False) -> None:
         self._sum = torch.zeros(dim, dtype=torch.float64)
-        self._bound = bound
+        self._bound, self._limit = bound, _limit(bound)
         self._norms: list[float] | None = [] if keep_norms else None
 
     def add(self, delta: Tensor) -> None:
         """Clip one client's delta and add it."""
-        if delta.shape != self._sum.shape:
+        if delta.ndim != 1:
+            raise ValueError(f"Expected one flat delta, got shape {tuple(delta.shape)}.")
+        self.add_rows(delta.unsqueeze(0))
+
+    def add_rows(self, rows: Tensor) -> None:
+        """Clip the deltas of some clients, one a row, and add them: `add` for many at once.
+
+        Arguments:
+            rows: (clients, d), on any device; about `ROWS` numbers a call stay in the cache.
+
+        Raises:
+            ValueError: when the rows have another length than the sum.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._sum.numel():
             raise ValueError(
-                f"Expected a delta of {self._sum.numel()} numbers, got shape {tuple(delta.shape)}."
+                f"Expected deltas of {self._sum.numel()} numbers, got shape {tuple(rows.shape)}."
             )
+        wide = rows.detach().double()
+        norms = torch.linalg.vector_norm(wide, dim=1)
         if self._norms is not None:
-            self._norms.append(float(delta.double().norm()))
-        self._sum += clip_flat(delta, self._bound)
+            self._norms.extend(norms.tolist())
+        self._sum = self._sum.to(wide.device)
+        # a row whose squares overflow, vanish or are no numbers goes by itself, with more care
+        plain = (norms > SAFE_NORMS[0]) & (norms < SAFE_NORMS[1])
+        if not bool(plain.all()):
+            for row in wide[~plain]:
+                self._sum += clip_flat(row, self._bound).to(wide.device)
+            wide, norms = wide[plain], norms[plain]
+        factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
+        self._sum.addmv_(wide.T, factors.clamp(max=1.0))
 
     @property
     def value(self) -> Tensor:
         """The sum so far (d,), fp64; not yet private."""
-        return self._sum.clone()
+        return self._sum.to("cpu", copy=True)
 
     @property
     def norms(self) -> tuple[float, ...]:

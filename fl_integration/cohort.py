@@ -5,7 +5,7 @@ Both return the same `ClippedSum`; only fp32 rounding inside the model differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fl_integration.adapters import AdapterSlice, AdapterSpace
+from fl_integration.batches import length_sorted_batches
 from fl_integration.client import Tokens, Work, local_delta, local_work, step_sizes
-from fl_integration.clipping import ClippedSum
+from fl_integration.clipping import ROWS, ClippedSum
 from fl_integration.config import FederatedConfig
-from fl_integration.models import length_sorted_batches
 from fl_integration.sampler import Randomness
+from fl_integration.spaces import FlatSpace, LiveSlice
 
-CHUNK = 32  # clients whose gradients are in memory together: bounded, whatever the cohort
+CHUNK = 1 << 25  # numbers of gradients in memory together: bounded, whatever the cohort
+TEXTS = 512  # texts that are sorted by length together
+WINDOW = 4096  # clients whose texts are in memory together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,13 +34,14 @@ class Round:
     rank: int
     clients: NDArray[np.int64]
     start: Tensor
+    trained: Tensor | None = None  # (d,) which coordinates of the slice move; None: all
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
     """The clients' side of a federation: adapters, texts, configuration, random streams."""
 
-    space: AdapterSpace
+    space: FlatSpace
     tokens: Tokens
     config: FederatedConfig
     randomness: Randomness
@@ -49,14 +51,23 @@ class Cohort:
         rng = self.randomness.local(round.index, client)
         return local_work(self.tokens, client, limit=self.config.max_texts, rng=rng)
 
+    def rates(self, round: Round) -> Tensor:
+        """The local step of every coordinate of the slice (d,): 0 where nothing is trained."""
+        rates = step_sizes(self.space, round.rank, self.config)
+        return rates if round.trained is None else rates * round.trained
+
 
 Executor = Callable[[Cohort, Round, ClippedSum], None]
 
 
 def executor_for(config: FederatedConfig) -> Executor:
-    """The merged executor where each client takes exactly one step, else the loop."""
+    """The merged executor where each client takes exactly one step, else the loop.
+
+    Full fine-tuning goes client by client: no layer but a linear one tells clients apart.
+    """
     one_step = config.local_epochs == 1 and config.batch_size >= config.max_texts
-    return merged_sum if one_step else loop_sum
+    looped = config.executor == "loop" or config.system == "full"
+    return merged_sum if one_step and not looped else loop_sum
 
 
 def loop_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
@@ -65,7 +76,7 @@ def loop_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
     Arguments:
         cohort, round: who trains on what. total: takes the deltas, of dimension dim(rank).
     """
-    rates = step_sizes(cohort.space, round.rank, cohort.config)
+    rates = cohort.rates(round)
     with cohort.space.use_rank(round.rank) as live:
         for client in round.clients.tolist():
             delta = local_delta(
@@ -100,41 +111,73 @@ def merged_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
             f"Expected local_epochs={config.local_epochs} == 1 and batch_size={config.batch_size}"
             f" >= max_texts={config.max_texts}; use loop_sum."
         )
-    rates = step_sizes(cohort.space, round.rank, config)
+    rates = cohort.rates(round)
     with cohort.space.use_rank(round.rank) as live:
         live.load(round.start)
-        for first in range(0, len(round.clients), CHUNK):
-            chunk = round.clients[first : first + CHUNK].tolist()
-            works = [cohort.work(round, client) for client in chunk]
-            for gradient in _client_gradients(cohort.space, live, works):
-                total.add(-rates * gradient)
+        for chunk in _chunks(cohort, round):
+            for rows in _client_gradients(cohort.space, live, chunk, rates):
+                total.add_rows(-rates.to(rows) * rows)
 
 
-def _client_gradients(space: AdapterSpace, live: AdapterSlice, works: Sequence[Work]) -> Tensor:
-    """Each client's gradient of its own mean loss, (clients, d)."""
-    device = space.classifier.head.weight.device
-    gradients = torch.zeros(len(works), space.dim(live.rank), device=device)
+def _chunks(cohort: Cohort, round: Round) -> Iterator[list[Work]]:
+    """The works of a round: as many as fit in memory, until there are texts enough to sort.
+
+    The shortest come first among those of a window: where everybody has one text, the batches are
+    then as full as if the whole window were one chunk.
+    """
+    most = max(1, CHUNK // len(round.start))
+    for first in range(0, len(round.clients), WINDOW):
+        window = round.clients[first : first + WINDOW].tolist()
+        works = [cohort.work(round, client) for client in window]
+        works.sort(key=lambda work: max(map(len, work.ids), default=0))
+        texts = np.cumsum([len(work.ids) for work in works])
+        done = 0
+        while done < len(works):
+            before = texts[done - 1] if done else 0
+            enough = int(np.searchsorted(texts, before + TEXTS)) + 1
+            yield works[done : min(enough, done + most)]
+            done = min(enough, done + most)
+
+
+def _client_gradients(
+    space: FlatSpace, live: LiveSlice, works: Sequence[Work], rates: Tensor
+) -> Iterator[Tensor]:
+    """Each client's gradient of its own mean loss, (clients, d), a few clients at a time.
+
+    It is 0, and costs nothing, in a tensor that has a rate of 0 throughout.
+    """
+    device = live.parameters[0].device
     sizes = np.asarray([len(work.ids) for work in works])
     owners = np.repeat(np.arange(len(works)), sizes)
     ids = [line for work in works for line in work.ids]
     labels = np.concatenate([work.labels for work in works]).astype(np.int64)
-    with _taps(space, space.unflatten(gradients, live.rank)) as taps:
+    moving = {n for n, part in space.unflatten(rates, live.rank).items() if bool(part.any())}
+    with _taps(space, live, moving, clients=len(works)) as taps:
         for batch in length_sorted_batches(ids, pad_id=space.classifier.pad_id):
             owner = owners[batch.rows]
             taps.owner = torch.from_numpy(owner).to(device)
-            logits = space.classifier(batch.input_ids.to(device), batch.attention_mask.to(device))
-            target = torch.from_numpy(labels[batch.rows]).to(device)
-            losses = functional.cross_entropy(logits, target, reduction="none")
+            tensors = batch.input_ids, batch.attention_mask, torch.from_numpy(labels[batch.rows])
+            losses = space.classifier.losses(*(tensor.to(device) for tensor in tensors))
             (losses / torch.from_numpy(sizes[owner]).to(losses)).sum().backward()
-            live.zero_grad()
-    return gradients.cpu()
+    yield from taps.rows(max(1, ROWS // space.dim(live.rank)))
 
 
 class _Taps:
-    """Adds every example's gradient of the tapped linear layers to its owner's row."""
+    """Adds every example's gradient of the tapped linear layers to its owner's row.
 
-    def __init__(self, rows: dict[str, Tensor]) -> None:
-        self.rows = rows  # name of a parameter -> (clients, *shape), views of one matrix
+    A buffer a parameter, contiguous: adding to slices of one big matrix takes ten times as long.
+    A tall weight is kept lying, for the same reason.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], moving: Set[str], clients: int) -> None:
+        tall = {n for n, p in parameters.items() if p.ndim == 2 and p.shape[0] > p.shape[1]}
+        self.moving, self.tall = moving, tall
+        self.sums = {
+            n: p.new_zeros(clients, *(reversed(p.shape) if n in tall else p.shape))
+            if n in moving
+            else p.new_zeros(()).expand(clients, *p.shape)
+            for n, p in parameters.items()
+        }
         self.owner = torch.empty(0, dtype=torch.int64)
 
     def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -142,28 +185,45 @@ class _Taps:
 
         def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x, owner = inputs[0].detach(), self.owner
+            if not output.requires_grad:  # nothing below it is trained
+                output.requires_grad_()
             output.register_hook(lambda grad: self.add(name, x, grad, owner))
 
         return forward
 
     def add(self, name: str, x: Tensor, grad: Tensor, owner: Tensor) -> None:
         """Outer products summed over tokens: (n, L, out), (n, L, in) -> (n, out, in)."""
-        x, grad = (t.float().reshape(len(owner), -1, t.shape[-1]) for t in (x, grad))
-        self.rows[f"{name}.weight"].index_add_(0, owner, torch.bmm(grad.transpose(1, 2), x))
-        if f"{name}.bias" in self.rows:
-            self.rows[f"{name}.bias"].index_add_(0, owner, grad.sum(1))
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        dtype = self.sums[weight].dtype
+        x, grad = (t.to(dtype).reshape(len(owner), -1, t.shape[-1]) for t in (x, grad))
+        if weight in self.moving:
+            left, right = (x, grad) if weight in self.tall else (grad, x)
+            self.sums[weight].index_add_(0, owner, torch.bmm(left.transpose(1, 2), right))
+        if bias in self.moving:
+            self.sums[bias].index_add_(0, owner, grad.sum(1))
+
+    def rows(self, count: int) -> Iterator[Tensor]:
+        """The rows in the order of the flat vector, at most ``count`` at a time."""
+        lying = self.tall & self.moving
+        parts = [t.transpose(1, 2) if n in lying else t for n, t in self.sums.items()]
+        for blocks in zip(*(part.split(count) for part in parts), strict=True):
+            yield torch.cat([block.flatten(1) for block in blocks], dim=1)
 
 
 @contextmanager
-def _taps(space: AdapterSpace, rows: dict[str, Tensor]) -> Generator[_Taps]:
-    """Tap the linear layers that hold the slice, and untap them on leaving."""
-    taps = _Taps(rows)
-    layers = sorted({name.rpartition(".")[0] for name in rows})
+def _taps(space: FlatSpace, live: LiveSlice, moving: Set[str], *, clients: int) -> Generator[_Taps]:
+    """Tap the linear layers that hold what moves, and untap them on leaving."""
+    taps = _Taps(dict(zip(space.names, live.parameters, strict=True)), moving, clients)
+    layers = sorted({name.rpartition(".")[0] for name in moving})
     handles = [
         space.classifier.get_submodule(n).register_forward_hook(taps.hook(n)) for n in layers
     ]
+    for parameter in live.parameters:
+        parameter.requires_grad_(False)  # one gradient for all clients would be made for nothing
     try:
         yield taps
     finally:
         for handle in handles:
             handle.remove()
+        for parameter in live.parameters:
+            parameter.requires_grad_()

@@ -10,12 +10,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from fl_integration.adapters import Scale
+from fl_integration.options import Broadcast, SiloNoise, checked_whole, one_of, option, positive
+from fl_integration.scales import Scale
 
-System = Literal["dylora", "lora"]
+System = Literal["dylora", "lora", "ffa-lora", "rolora", "probe", "full"]
+Unit = Literal["user", "example"]
 ServerRule = Literal["sgd", "adam"]
+ExecutorName = Literal["auto", "loop", "merged", "vmap"]
 
 CLIENT_RANK = (
     "Expected rank_drawn_by={!r} to be 'server': a rank drawn by a client decides which"
@@ -35,16 +38,26 @@ class FederatedConfig:
     * The rank of a round is drawn by the server, independently of every client's data.
 
     Arguments:
-        system: ``"dylora"`` (one public rank b ~ p a round) or ``"lora"`` (always rank R).
+        system: what a round trains: ``"dylora"`` (one public rank b ~ p a round), ``"lora"``
+            (always rank R), ``"ffa-lora"`` (B only), ``"rolora"`` (B and A in turn), ``"probe"``
+            (the head only), each with the head, or ``"full"`` (every weight of the model).
+        unit: whom the privacy protects, and who is drawn: a ``"user"`` with all its texts, or an
+            ``"example"`` (then the data are dealt one text a client: `as_examples`).
         rank: R, the largest adapter rank.
         rank_probabilities: p over 1..R (``None``: uniform); only for ``"dylora"``.
         rank_drawn_by: only ``"server"`` is legal; the field is there to say so.
         scale, alpha: the adapters' scale mode and α (they must be the adapter space's own).
+        targets: names of the linear layers that get adapters (empty: the model's own default).
         rounds: T. cohort: the *expected* number of clients in a round, q·N.
         clip: C, l2 bound on one client's whole delta (``None`` only without noise).
         local_lr, head_multiplier: client step for the adapters; the head's is the product.
         local_epochs, batch_size, max_texts: passes, texts per step, texts per client and round.
         server_rule, server_lr, momentum: ``"sgd"`` (FedAvg with momentum) or ``"adam"``.
+        average: β of a running mean of the released weights, which is what is evaluated and
+            exported (0: the last weights). It is post-processing.
+        broadcast: clients receive a quantised copy of the weights (FedLPP).
+        silos: noise in every silo's own steps instead of at the server (DP-LoRA).
+        executor: how a cohort is computed; the sum is the same.
         eval_every, eval_texts: rounds between evaluations; test texts used (0: all of them).
         seed: seeds what is public (ranks, order of local data); 0 is a seed.
         noise_seed: **experiments only**; ``None`` takes cohort and noise from the operating system.
@@ -59,11 +72,13 @@ class FederatedConfig:
     """
 
     system: System = "dylora"
+    unit: Unit = "user"
     rank: int = 8
     rank_probabilities: tuple[float, ...] | None = None
     rank_drawn_by: Literal["server"] = "server"
     scale: Scale = "rs"
     alpha: float = 16.0
+    targets: tuple[str, ...] = ()
     rounds: int = 20
     cohort: float = 100.0
     clip: float | None = 1.0
@@ -75,6 +90,10 @@ class FederatedConfig:
     server_rule: ServerRule = "sgd"
     server_lr: float = 4.0
     momentum: float = 0.9
+    average: float = 0.0
+    broadcast: Broadcast | None = None
+    silos: SiloNoise | None = None
+    executor: ExecutorName = "auto"
     eval_every: int = 5
     eval_texts: int = 1000
     seed: int = 0
@@ -84,30 +103,50 @@ class FederatedConfig:
         """Refuse every value that the loop could not honour."""
         if self.rank_drawn_by != "server":
             raise ValueError(CLIENT_RANK.format(self.rank_drawn_by))
-        _one_of("system", self.system, ("dylora", "lora"))
-        _one_of("server_rule", self.server_rule, ("sgd", "adam"))
+        self._check_names()
         for name in ("rank", "rounds", "local_epochs", "batch_size", "max_texts", "eval_every"):
             checked_whole(name, getattr(self, name), least=1)
         for name in ("seed", "eval_texts"):
             checked_whole(name, getattr(self, name), least=0)
         for name in ("cohort", "alpha", "local_lr", "head_multiplier", "server_lr"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if self.clip is not None:
-            _positive("clip", self.clip)
+            positive("clip", self.clip)
         if self.noise_seed is not None:
             checked_whole("noise_seed", self.noise_seed, least=0)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"Expected momentum={self.momentum} in [0, 1).")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} in [0, 1).")
         self._check_probabilities()
+        self._check_unit()
+
+    def _check_names(self) -> None:
+        """Every choice by name is one that the loop knows."""
+        choices = {"system": System, "unit": Unit, "server_rule": ServerRule}
+        for name, kind in (choices | {"executor": ExecutorName}).items():
+            one_of(name, getattr(self, name), get_args(kind))
+
+    def _check_unit(self) -> None:
+        """What only goes together with one unit of privacy."""
+        if self.silos is not None and self.unit != "example":
+            raise ValueError(
+                f"Expected unit='example' with {self.silos}, got {self.unit!r}: noise in a silo's"
+                " own steps hides an example of the silo, not the silo."
+            )
+        if self.unit == "example" and self.silos is None and self.max_texts != 1:
+            raise ValueError(
+                f"Expected max_texts=1 with unit='example', got {self.max_texts}: an example is"
+                " one text."
+            )
 
     def _check_probabilities(self) -> None:
         """One probability a rank, summing to one, and none at all for a fixed rank."""
         given = self.rank_probabilities
         if given is None:
             return
-        if self.system == "lora":
+        if self.system != "dylora":
             raise ValueError(
-                f"Expected rank_probabilities={given} to be None: 'lora' always uses"
+                f"Expected rank_probabilities={given} to be None: {self.system!r} always uses"
                 f" rank={self.rank}."
             )
         if len(given) != self.rank or min(given) < 0 or not math.isclose(sum(given), 1.0):
@@ -118,7 +157,7 @@ class FederatedConfig:
     @property
     def probabilities(self) -> tuple[float, ...]:
         """The law of the public rank over 1..R."""
-        if self.system == "lora":
+        if self.system != "dylora":
             return (0.0,) * (self.rank - 1) + (1.0,)
         return self.rank_probabilities or (1.0 / self.rank,) * self.rank
 
@@ -142,22 +181,12 @@ class FederatedConfig:
         if unknown:
             raise ValueError(f"Expected only known fields of FederatedConfig, got {unknown}.")
         values = dict(fields)
-        if values.get("rank_probabilities") is not None:
-            values["rank_probabilities"] = tuple(values["rank_probabilities"])
+        for name in ("rank_probabilities", "targets"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        for name, kind in OPTIONS.items():
+            values[name] = option(kind, values.get(name))
         return cls(**values)
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"Expected {name}={value!r} to be one of {allowed}.")
-
-
-def checked_whole(name: str, value: object, *, least: int) -> None:
-    """ValueError where the value is no whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"Expected {name}={value!r} to be a whole number >= {least}.")
-
-
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"Expected {name}={value} > 0 and finite.")
+OPTIONS = {"broadcast": Broadcast, "silos": SiloNoise}

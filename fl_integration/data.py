@@ -1,163 +1,280 @@
-"""Federated text classification: who holds which texts.
+"""Federated texts: who holds which, and a test set that belongs to no training client.
 
-Only the training texts belong to clients; the test texts belong to clients (or rows) that never
-train. Everything is text here: `tokenise` once, and keep the result.
+A client's texts exist when they are asked for: a run touches the clients that it draws and no
+others, so that a population of millions costs no more than one of thousands.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fl_integration.docstrings import docstring_rows
-from fl_integration.rows import Rows
-from fl_integration.tables import file_rows, sst2_rows
-
-MAX_LENGTH = 32  # tokens
-Integers = NDArray[np.int64]
+from fl_integration.dealing import Dealing, deal, natural
+from fl_integration.encoding import Integers, label_starts
+from fl_integration.rows import Label, Rows, Task, Text
+from fl_integration.tables import source_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Client:
-    """One participant: its texts and their classes (indices into `FederatedData.labels`)."""
+    """One participant: its texts and their labels (indices into `FederatedData.labels`).
+
+    Arguments:
+        texts: as they stand; for token classification lists of words.
+        labels: one a text; for token classification one a word, text after text; none for
+            next-token.
+    """
 
     name: str
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     labels: Integers
 
     def __post_init__(self) -> None:
-        _same_length(self.texts, self.labels, f"client {self.name}")
+        _check_labels(self.texts, self.labels, f"client {self.name}")
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    def example(self, index: int) -> Client:
+        """One text of this client, as a client of its own."""
+        text = self.texts[index]
+        words = not isinstance(text, str)
+        start = sum(map(len, self.texts[:index])) if words else index
+        stop = start + (len(text) if words else 1)
+        return Client(name=f"{self.name}/{index}", texts=(text,), labels=self.labels[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class LazyClients(Sequence[Client]):
+    """Clients that are made when they are asked for, and not kept.
+
+    Arguments:
+        size: how many there are. make: makes client i of 0..size-1, the same each time.
+
+    >>> many = LazyClients(10**9, lambda i: Client(name=f"u{i}", texts=(), labels=np.array([])))
+    >>> len(many), many[-1].name, many[5:][0].name
+    (1000000000, 'u999999999', 'u5')
+    """
+
+    size: int
+    make: Callable[[int], Client]
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"Expected size={self.size} >= 0.")
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Client: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyClients: ...
+    def __getitem__(self, index: int | slice) -> Client | LazyClients:
+        places = range(self.size)[index]  # refuses what is out of range
+        if isinstance(places, range):
+            return LazyClients(len(places), lambda i: self.make(places[i]))
+        return self.make(places)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Totals:
+    """What is known of all training texts together: how many, and of each label how many (K,)."""
+
+    examples: int
+    labels: Integers
+
+    @classmethod
+    def of(cls, clients: Sequence[Client], *, labels: int) -> Totals:
+        """Count over every client, which makes each that is lazy."""
+        examples, counts = 0, np.zeros(labels, dtype=np.int64)
+        for client in clients:
+            examples += len(client)
+            counts += np.bincount(client.labels, minlength=labels)
+        return cls(examples=examples, labels=counts)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FederatedData:
-    """Labelled texts of training clients, and a test set that no client holds."""
+    """Texts of training clients, and a test set that no client holds.
+
+    **Guarantees**: nothing is counted over all clients unless it is asked for, and never over
+    `LazyClients`.
+
+    Arguments:
+        labels: names of the classes; none for next-token.
+        test_labels: as those of a client. test_groups: the client of each test text, if known.
+        task: what the texts are for. totals: counts over all clients, where they are known.
+    """
 
     name: str
     labels: tuple[str, ...]
-    clients: tuple[Client, ...]
-    test_texts: tuple[str, ...]
+    clients: Sequence[Client]
+    test_texts: tuple[Text, ...]
     test_labels: Integers
+    test_groups: tuple[str, ...] = ()
+    task: Task = "sequence-classification"
+    totals: Totals | None = None
 
     def __post_init__(self) -> None:
-        _same_length(self.test_texts, self.test_labels, "the test set")
+        _check_labels(self.test_texts, self.test_labels, "the test set")
+        if len(self.test_groups) not in (0, len(self.test_texts)):
+            raise ValueError(
+                f"Expected a group a test text or none, got {len(self.test_groups)} for "
+                f"{len(self.test_texts)} texts."
+            )
+
+    @cached_property
+    def counted(self) -> Totals | None:
+        """The totals, counted when first asked for; None for lazy clients without them."""
+        if self.totals is not None or isinstance(self.clients, LazyClients):
+            return self.totals
+        return Totals.of(self.clients, labels=len(self.labels))
 
     @property
-    def examples(self) -> int:
-        """The number of training texts of all clients."""
-        return sum(len(client) for client in self.clients)
+    def examples(self) -> int | None:
+        """The number of training texts of all clients, where it is known."""
+        return None if self.counted is None else self.counted.examples
 
     @property
-    def majority_share(self) -> float:
-        """The test accuracy of always answering the commonest training class."""
-        counts = sum(
-            (np.bincount(c.labels, minlength=len(self.labels)) for c in self.clients),
-            start=np.zeros(len(self.labels), dtype=np.int64),
-        )
-        return float(np.mean(self.test_labels == np.argmax(counts)))
+    def majority_share(self) -> float | None:
+        """The test accuracy of always answering the commonest training class, where it is known."""
+        if self.counted is None or not len(self.test_labels):
+            return None
+        return float(np.mean(self.test_labels == np.argmax(self.counted.labels)))
 
 
-class Tokenizer(Protocol):
-    """What `tokenise` needs of a tokenizer; those of transformers have it."""
+def as_examples(data: FederatedData) -> FederatedData:
+    """Return the federation in which every training text is a client of its own.
 
-    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Mapping[str, Any]:
-        """Return `{"input_ids": one list of ids per text}`."""
-        ...
+    **Guarantees**: user-level privacy there is example-level privacy here; a client is made when it
+    is asked for; the test set is the same.
+
+    Only the sizes of the clients are looked at now (which makes each that is lazy, once).
+    """
+    ends = np.cumsum([len(client) for client in data.clients], dtype=np.int64)
+    starts = np.concatenate([[0], ends])
+
+    def make(index: int) -> Client:
+        owner = int(np.searchsorted(ends, index, side="right"))
+        return data.clients[owner].example(index - int(starts[owner]))
+
+    return replace(data, clients=LazyClients(int(starts[-1]), make), totals=data.counted)
 
 
 def load_data(
     source: str | Path = "docstrings",
     *,
     data_dir: str | Path | None = None,
+    test_path: str | Path | None = None,
+    task: Task = "sequence-classification",
     seed: int = 0,
-    max_per_client: int = 64,
-    max_test: int | None = 2000,
-    alpha: float | None = None,
+    dealing: Dealing | None = None,
 ) -> FederatedData:
-    """Load labelled texts and deal them to clients.
+    """Load texts and deal them to clients.
 
-    **Guarantees**: no client is in both training and test; the same arguments give the same data;
-    which rows are held out depends on neither the seed nor the caps; every client has a text.
+    **Guarantees**: no client is in both training and test, unless a test file says so; the same
+    arguments give the same data; which rows are held out depends on neither the seed nor the caps;
+    every client has a text.
 
     Args:
-        source: `docstrings` (embedded; clients are modules), `sst2`, or a .tsv, .csv or .jsonl
-            file with columns text (or sentence), label (or category) and maybe client.
-        data_dir: the folder of SST-2's train.tsv and dev.tsv; without it the hub is asked.
+        source: `docstrings` (embedded; clients are modules), `sst2`, `banking77`, or a file of
+            texts, see `file_rows`.
+        data_dir: the folder of SST-2's train.tsv and dev.tsv (without it the hub is asked), or of
+            Banking77's train.csv and test.csv.
+        test_path: a file that is the test set of a source that is a file.
+        task: what the texts are for; next-token leaves out labels.
         seed: which texts are kept under the caps, and how rows without a client are dealt.
-        max_per_client: texts a client keeps at most; rows without a client are dealt to clients
-            of this size.
-        max_test: test texts to keep at most, None for all.
-        alpha: Dirichlet concentration > 0 of each client's class shares, for rows without a
-            client; None deals at random. Small is skewed.
+        dealing: sizes and mixes of the clients, and the size of the test set.
 
     Raises:
         ValueError: a bad argument, an unreadable file, or no training or test text.
     """
-    if max_per_client < 1 or (max_test is not None and max_test < 1):
-        raise ValueError(f"Expected max_per_client={max_per_client} and max_test={max_test} >= 1.")
-    rows = _read(str(source), None if data_dir is None else Path(data_dir).expanduser())
+    dealing = dealing or Dealing()
+    rows = source_rows(
+        str(source), data_dir=_folder(data_dir), test_path=_folder(test_path), task=task
+    )
     train, test = np.flatnonzero(~rows.test), np.flatnonzero(rows.test)
     if not len(train) or not len(test):
         raise ValueError(
             f"Expected training and test texts in {source}, got {len(train)} and {len(test)}; "
             f"give more clients or rows."
         )
-    if rows.clients and alpha is not None:
-        raise ValueError(f"Expected alpha=None for {source}, which names its clients, not {alpha}.")
+    labelled = _Labelled.of(rows, task)
+    classes = task == "sequence-classification"
+    dealing.refuse(str(source), clients=bool(rows.clients), classes=classes)
     rng = np.random.default_rng(seed)
-    names = _sorted_labels(rows.labels)
-    codes = _codes(rows.labels, names)
     if rows.clients:
-        groups = _cap(_by_client(rows.clients, train), max_per_client, rng)
+        groups = natural(rows.clients, train, dealing, rng)
     else:
-        groups = _deal(train, codes, max_per_client, alpha, rng)
-    chosen = np.sort(rng.permutation(test)[:max_test])
+        groups = deal(train, labelled.codes, dealing, rng)
+    chosen = np.sort(rng.permutation(test)[: dealing.max_test])
     return FederatedData(
         name=str(source),
-        labels=names,
+        labels=labelled.names,
         clients=tuple(
-            Client(name=name, texts=tuple(rows.texts[i] for i in members), labels=codes[members])
+            Client(name=name, texts=labelled.texts_of(members), labels=labelled.of_rows(members))
             for name, members in groups.items()
         ),
-        test_texts=tuple(rows.texts[i] for i in chosen),
-        test_labels=codes[chosen],
+        test_texts=labelled.texts_of(chosen),
+        test_labels=labelled.of_rows(chosen),
+        test_groups=tuple(rows.clients[i] for i in chosen) if rows.clients else (),
+        task=task,
     )
 
 
-def tokenise(
-    texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int = MAX_LENGTH
-) -> list[list[int]]:
-    """Turn texts into token ids, cut at max_length tokens (special tokens included).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Labelled:
+    """Texts and the codes of their labels: those of row i are codes[starts[i]:starts[i + 1]]."""
 
-    Raises:
-        ValueError: max_length < 2, which leaves no room beside the special tokens.
-    """
-    if max_length < 2:
-        raise ValueError(f"Expected max_length={max_length} >= 2.")
-    if not texts:
-        return []
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    return [list(row) for row in ids]
+    texts: tuple[Text, ...]
+    names: tuple[str, ...]
+    codes: Integers
+    starts: Integers
 
-
-def _read(source: str, data_dir: Path | None) -> Rows:
-    """Find the rows of a source."""
-    if source == "docstrings":
-        return docstring_rows()
-    if source == "sst2":
-        return sst2_rows(data_dir)
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise ValueError(
-            f"No such file: {source!r}; give docstrings, sst2, or a .tsv, .csv or .jsonl file."
+    @classmethod
+    def of(cls, rows: Rows, task: Task) -> _Labelled:
+        """Number the labels of rows; next-token has none."""
+        if task == "next-token":
+            return cls(
+                texts=rows.texts,
+                names=(),
+                codes=np.zeros(0, dtype=np.int64),
+                starts=np.zeros(len(rows.texts) + 1, dtype=np.int64),
+            )
+        flat = [name for label in rows.labels for name in _names(label)]
+        names = _sorted_labels(flat)
+        index = {name: i for i, name in enumerate(names)}
+        return cls(
+            texts=rows.texts,
+            names=names,
+            codes=np.array([index[name] for name in flat], dtype=np.int64),
+            starts=label_starts(rows.texts),
         )
-    return file_rows(path)
+
+    def texts_of(self, rows: Integers) -> tuple[Text, ...]:
+        """The texts of some rows."""
+        return tuple(self.texts[i] for i in rows)
+
+    def of_rows(self, rows: Integers) -> Integers:
+        """The codes of some rows, row after row."""
+        parts = [self.codes[self.starts[i] : self.starts[i + 1]] for i in rows]
+        return np.concatenate(parts)
+
+
+def _folder(path: str | Path | None) -> Path | None:
+    """A path with the home folder written out."""
+    return None if path is None else Path(path).expanduser()
+
+
+def _names(label: Label) -> tuple[str, ...]:
+    """The names in a label: of a text, or of each of its words."""
+    return (label,) if isinstance(label, str) else label
 
 
 def _sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -167,74 +284,11 @@ def _sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if numeric else sorted(names))
 
 
-def _codes(labels: Sequence[str], names: Sequence[str]) -> Integers:
-    """The position of each label among the class names."""
-    index = {name: i for i, name in enumerate(names)}
-    return np.array([index[label] for label in labels], dtype=np.int64)
-
-
-def _by_client(clients: Sequence[str], train: Integers) -> dict[str, Integers]:
-    """The training rows of each client, clients sorted by name."""
-    groups: dict[str, list[int]] = {}
-    for i in map(int, train):
-        groups.setdefault(clients[i], []).append(i)
-    return {name: np.array(groups[name], dtype=np.int64) for name in sorted(groups)}
-
-
-def _cap(
-    groups: Mapping[str, Integers], most: int, rng: np.random.Generator
-) -> dict[str, Integers]:
-    """Keep `most` random rows of each client."""
-    return {name: np.sort(rng.permutation(group)[:most]) for name, group in groups.items()}
-
-
-def _deal(
-    train: Integers,
-    codes: Integers,
-    size: int,
-    alpha: float | None,
-    rng: np.random.Generator,
-) -> dict[str, Integers]:
-    """Deal rows to clients of `size` rows: at random, or each with its own Dirichlet class mix."""
-    order = rng.permutation(train)
-    if alpha is not None:
-        order = _skewed(order, codes, size, alpha, rng)
-    parts = [order[start : start + size] for start in range(0, len(order), size)]
-    return {f"shard-{i:06d}": np.sort(part) for i, part in enumerate(parts)}
-
-
-def _skewed(
-    order: Integers, codes: Integers, size: int, alpha: float, rng: np.random.Generator
-) -> Integers:
-    """Reorder the rows so that each run of `size` rows has class shares ~ Dirichlet(alpha).
-
-    When a class runs out its share goes to those that are left, in proportion to what they hold.
-    """
-    if not 0.0 < alpha < np.inf:
-        raise ValueError(f"Expected alpha={alpha} > 0 and finite.")
-    pools = [order[codes[order] == k] for k in range(int(codes.max()) + 1)]
-    left = np.array([len(pool) for pool in pools])
-    taken = np.zeros_like(left)
-    dealt: list[Integers] = []
-    while left.sum():
-        shares = rng.dirichlet(np.full(len(pools), alpha))
-        counts = _draw(left, shares, min(size, int(left.sum())), rng)
-        dealt.extend(pool[t : t + n] for pool, t, n in zip(pools, taken, counts, strict=True) if n)
-        taken, left = taken + counts, left - counts
-    return np.concatenate(dealt)
-
-
-def _draw(
-    left: Integers, shares: NDArray[np.float64], size: int, rng: np.random.Generator
-) -> Integers:
-    """Draw `size` rows by class with the given shares, never more than are left of a class."""
-    counts = np.minimum(rng.multinomial(size, shares), left)
-    if missing := size - int(counts.sum()):
-        counts = counts + rng.multivariate_hypergeometric(left - counts, missing)
-    return counts
-
-
-def _same_length(texts: Sequence[str], labels: Integers, whose: str) -> None:
+def _check_labels(texts: Sequence[Text], labels: Integers, whose: str) -> None:
     """Refuse columns of different lengths."""
-    if len(texts) != len(labels):
-        raise ValueError(f"Expected a label a text, got {len(texts)}, {len(labels)} in {whose}.")
+    wanted = sum(1 if isinstance(text, str) else len(text) for text in texts)
+    if len(labels) not in (0, wanted):
+        raise ValueError(
+            f"Expected a label a text or a word, or none, got {len(labels)} labels for {wanted} "
+            f"in {whose}."
+        )

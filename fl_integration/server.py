@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dpmech import Noise
-from fl_integration.adapters import AdapterSpace
 from fl_integration.config import FederatedConfig
 
 BETA2 = 0.99  # Adam's memory of squares: about 100 visits of a coordinate
@@ -26,31 +25,40 @@ class ServerState:
     """The server's weights and optimiser memory, (D,) fp64 each; D = dim(R).
 
     weights: the model. first, second: running mean of updates and of their squares.
-    visits: how often each coordinate was in a round's slice.
+    visits: how often each coordinate was in a round's slice. averaged: running mean of the
+    weights, a function of what was released and so free of charge.
     """
 
     weights: Tensor
     first: Tensor
     second: Tensor
     visits: Tensor
+    averaged: Tensor
 
     @classmethod
     def start(cls, weights: Tensor) -> ServerState:
         """A state without memory at some weights."""
         wide = weights.detach().double().cpu()
         zero = torch.zeros_like(wide)
-        return cls(weights=wide, first=zero, second=zero.clone(), visits=zero.clone())
+        return cls(
+            weights=wide,
+            first=zero,
+            second=zero.clone(),
+            visits=zero.clone(),
+            averaged=wide.clone(),
+        )
 
+    def shown(self, config: FederatedConfig) -> Tensor:
+        """The weights that are evaluated and exported: the averaged ones where there are any."""
+        return self.averaged if config.average else self.weights
 
-def slice_index(space: AdapterSpace, rank: int) -> Tensor:
-    """Where the coordinates of the slice at ``rank`` lie in the full-size vector, (dim(rank),)."""
-    parts: list[Tensor] = []
-    offset = 0
-    for full, small in zip(space.shapes(space.rank), space.shapes(rank), strict=True):
-        places = torch.arange(offset, offset + full.numel()).view(full)
-        parts.append(places[tuple(slice(n) for n in small)].reshape(-1))
-        offset += full.numel()
-    return torch.cat(parts)
+    def averaging(self, config: FederatedConfig, *, rounds: int) -> ServerState:
+        """The state with its weights, after ``rounds`` rounds, in the running mean.
+
+        A plain mean at first, which forgets at the rate 1 - β once it is 1/(1 - β) rounds long.
+        """
+        keep = min(config.average, (rounds - 1) / rounds)
+        return replace(self, averaged=keep * self.averaged + (1 - keep) * self.weights)
 
 
 def noisy_mean(
@@ -80,18 +88,25 @@ def noisy_mean(
 
 
 def server_step(
-    state: ServerState, index: Tensor, mean: Tensor, config: FederatedConfig
+    state: ServerState,
+    index: Tensor,
+    mean: Tensor,
+    config: FederatedConfig,
+    *,
+    begin: Tensor | None = None,
 ) -> ServerState:
     """Move the weights of a slice along its released mean delta.
 
     Arguments:
         state: before. index: (d,) where the slice lies. mean: (d,) released mean delta.
         config: server_rule, server_lr, momentum (Adam's β1).
+        begin: (d,) where the step starts from instead of the server's own weights.
 
     Returns:
         the state after; nothing outside ``index`` changes.
     """
     mean = mean.double()
+    begin = state.weights[index] if begin is None else begin.double()
     visits = state.visits[index] + 1
     if config.server_rule == "adam":
         first = config.momentum * state.first[index] + (1 - config.momentum) * mean
@@ -104,7 +119,7 @@ def server_step(
         step = first
     return replace(
         state,
-        weights=_put(state.weights, index, state.weights[index] + config.server_lr * step),
+        weights=_put(state.weights, index, begin + config.server_lr * step),
         first=_put(state.first, index, first),
         second=_put(state.second, index, second),
         visits=_put(state.visits, index, visits),

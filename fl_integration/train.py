@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from accountants import calibrate
 from dpmech import Gaussian, Noise, PrivacyPlan, Sampling, Sensitivity, Target
-from fl_integration.adapters import AdapterSpace
+from fl_integration.accounting import releases_a_round, sampling_rate
 from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.data import FederatedData, load_data
@@ -17,6 +15,7 @@ from fl_integration.extrapolate import Extrapolation, extrapolate
 from fl_integration.federate import Progress, federate
 from fl_integration.models import load_model
 from fl_integration.report import TrainReport
+from fl_integration.systems import released_dim, space_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,9 @@ class TrainRequest:
     def exported(self) -> tuple[int, ...]:
         """The ranks to export, 1..R."""
         top = self.config.rank
-        if self.config.system == "lora":
+        if self.config.system == "full":
+            return (1,)
+        if self.config.system != "dylora":
             return self.ranks or (top,)
         return self.ranks or tuple(sorted({2**k for k in range(top.bit_length())} | {top}))
 
@@ -103,7 +104,7 @@ def plan_for(
     return calibrate(
         noise,
         target,
-        steps=config.rounds,
+        steps=config.rounds * releases_a_round(config),
         sampling=Sampling(rate=rate),
         sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=dim),
     )
@@ -124,14 +125,8 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     config, out = request.config, Path(request.out)
     data = load_data(request.data, data_dir=request.data_dir, seed=config.seed)
     classifier, tokenizer = load_model(request.model, labels=len(data.labels), seed=config.seed)
-    space = AdapterSpace(
-        classifier,
-        rank=config.rank,
-        alpha=config.alpha,
-        scale=config.scale,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    privacy = privacy_for(request, data, dim=space.dim(config.rank))
+    space = space_for(classifier, config)
+    privacy = privacy_for(request, data, dim=released_dim(space, config.system))
     out.mkdir(parents=True, exist_ok=True)
     if privacy is not None:
         plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
@@ -154,12 +149,16 @@ def privacy_for(
     """The plan that a request asks for: given, calibrated, for these clients or for a forecast."""
     config, clients = request.config, len(data.clients)
     users = request.population or clients
-    cohort = request.population_cohort or config.rate(clients) * users
+    if config.unit == "example" and config.silos is not None:
+        users = sum(config.silos.sizes)
+    rate = sampling_rate(config, clients)
+    if request.population is not None and request.population_cohort is not None:
+        rate = request.population_cohort / users
     plan = request.plan
     if plan is None and request.epsilon is not None:
         delta = default_delta(users) if request.delta is None else request.delta
         target = Target(epsilon=request.epsilon, delta=delta)
-        plan = plan_for(config, request.noise, target, rate=cohort / users, dim=dim)
+        plan = plan_for(config, request.noise, target, rate=rate, dim=dim)
     if plan is None or request.population is None:
         return plan
     return extrapolate(

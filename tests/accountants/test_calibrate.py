@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize
 from scipy.stats import norm
 
-from accountants import PLD, RDP, accountant_named, calibrate
+from accountants import PLD, RDP, Ledger, accountant_named, calibrate
 from accountants._search import SLOPE, Safe, safe_point, smallest_safe
 from accountants.calibrate import calibrate_rate, calibrate_scale, calibrate_steps
 from accountants.curves import advantage, false_negative_rate
@@ -312,3 +312,77 @@ def test_a_start_near_the_root_ends_soon(
         assert found.slope == pytest.approx(slope, rel=0.1)
         assert calls <= 4
     assert SLOPE > 0
+
+
+SHARE = Mechanism(
+    noise=Laplace(b=12.0), sensitivity=Sensitivity(bound=0.5), sampling=Sampling(rate=0.2)
+)
+COUNT = replace(SHARE, noise=Gaussian(sigma=2.0), sampling=Sampling(rate=0.02))
+OTHERS = ((SHARE, 25), (COUNT, 7))
+STEP = Mechanism(
+    noise=Gaussian(sigma=1.0),
+    sensitivity=Sensitivity(bound=0.2, dim=9),
+    sampling=Sampling(rate=0.1),
+)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_others_are_composed_with_the_main_release(accountant: str) -> None:
+    target = Target(epsilon=1.5, delta=1e-6)
+    alone = calibrate_scale(STEP, target, steps=50, accountant=accountant)
+    plan = calibrate_scale(STEP, target, steps=50, accountant=accountant, others=OTHERS)
+    assert plan.entries == ((plan.mechanism, 50), *OTHERS)
+
+    def epsilon(noise: Noise) -> float:
+        ledger = Ledger(((replace(STEP, noise=noise), 50), *OTHERS))
+        return accountant_named(accountant).compose_ledger(ledger).epsilon(target.delta)
+
+    assert epsilon(plan.mechanism.noise) <= target.epsilon * (1 + 1e-9)
+    assert epsilon(plan.mechanism.noise) == pytest.approx(plan.epsilon, rel=1e-9)
+    assert epsilon(plan.mechanism.noise.scaled(1 - 5e-5)) > target.epsilon
+    # What no plan that forgot the others would keep; the gap is far above any search's.
+    assert epsilon(alone.mechanism.noise) > target.epsilon * 1.005
+    assert plan.mechanism.noise.std > alone.mechanism.noise.std * 1.005
+
+
+def test_others_of_one_main_release_and_of_another_goal() -> None:
+    for goal in (
+        TARGET,
+        Advantage(bound=0.1, delta=1e-5),
+        ErrorRates(fnr=0.7, fpr=0.1, delta=1e-5),
+    ):
+        plan = calibrate_scale(replace(STEP, sampling=Sampling()), goal, others=((SHARE, 3),))
+        done = PLD(tolerance=1e-5).compose_ledger(Ledger(plan.entries))
+        assert done.epsilon(1e-5) == pytest.approx(plan.epsilon, rel=3e-5)
+        if isinstance(goal, Advantage):
+            assert advantage(done).upper <= goal.bound * (1 + 1e-4)
+
+
+def test_no_others_is_the_plan_there_always_was() -> None:
+    plan = calibrate_scale(STEP, TARGET, steps=50)
+    assert calibrate_scale(STEP, TARGET, steps=50, others=()) == plan
+    assert plan.others == ()
+    nothing = ((replace(SHARE, noise=Laplace(b=1e7)), 1),)
+    beside = calibrate_scale(STEP, TARGET, steps=50, others=nothing)
+    assert beside.mechanism.noise.std == pytest.approx(plan.mechanism.noise.std, rel=2e-5)
+
+
+def test_equal_others_stay_apart_in_the_plan() -> None:
+    twice = ((SHARE, 2), (SHARE, 3))
+    plan = calibrate_scale(STEP, TARGET, steps=50, others=twice)
+    assert plan.others == twice
+    once = calibrate_scale(STEP, TARGET, steps=50, others=((SHARE, 5),))
+    assert once.mechanism == plan.mechanism
+
+
+def test_others_that_exceed_the_goal_alone_are_named() -> None:
+    costs = PLD(tolerance=1e-6).compose(SHARE, 5000).epsilon(TARGET.delta)
+    with pytest.raises(Unattainable, match="The other releases alone cost epsilon=") as caught:
+        calibrate_scale(STEP, TARGET, steps=50, others=((SHARE, 5000),))
+    assert caught.value.reached == pytest.approx(costs / TARGET.epsilon, rel=1e-4)
+    assert f"epsilon={costs:.3f}"[:-1] in str(caught.value)
+
+
+def test_others_under_another_relation_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not add up"):
+        calibrate_scale(STEP, TARGET, others=((replace(SHARE, relation="replace-one"), 1),))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,39 @@ def test_unattainable_carries_what_was_reached() -> None:
     refusal = Unattainable("No scale meets the target.", reached=2.5)
     assert refusal.reached == 2.5
     assert str(refusal) == "No scale meets the target."
+
+
+SHARE = Mechanism(
+    noise=Gaussian(sigma=9.0), sensitivity=Sensitivity(bound=0.5), sampling=Sampling(rate=0.02)
+)
+
+
+def test_other_releases_are_kept_and_read_back(every_law: Noise) -> None:
+    others = ((SHARE, 20), (Mechanism(noise=every_law), 1), (SHARE, 3))
+    plan = replace(PLAN, others=others)
+    assert PrivacyPlan.from_json(plan.to_json()) == plan
+    assert plan.entries == ((PLAN.mechanism, PLAN.steps), *others)
+    assert "others" not in json.loads(TEXT)  # what was written before there were any reads as ever
+    assert PrivacyPlan.from_json(TEXT).entries == ((PLAN.mechanism, PLAN.steps),)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "3", None, True])
+def test_other_releases_without_a_count_are_refused(count: Any) -> None:
+    with pytest.raises(ValueError, match="Expected count="):
+        replace(PLAN, others=((SHARE, count),))
+    data = json.loads(replace(PLAN, others=((SHARE, 2),)).to_json())
+    data["others"][0]["count"] = count
+    with pytest.raises(ValueError, match="Not a readable privacy plan"):
+        PrivacyPlan.from_json(json.dumps(data))
+
+
+def test_other_releases_under_another_relation_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not add up"):
+        replace(PLAN, others=((replace(SHARE, relation="zero-out"), 1),))
+
+
+@pytest.mark.parametrize("others", [3, "x", [3], [{}], [{"mechanism": {}}], {"count": 1}])
+def test_broken_other_releases_are_refused(others: object) -> None:
+    data = {**json.loads(TEXT), "others": others}
+    with pytest.raises(ValueError, match="Not a readable privacy plan"):
+        PrivacyPlan.from_json(json.dumps(data))

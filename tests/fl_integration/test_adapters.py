@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fl_integration.adapters import AdapterSlice, AdapterSpace
+from fl_integration.adapters import AdapterSpace
 from fl_integration.models import Classifier, load_model, pad
 from fl_integration.scales import Scale, effective_scale
+from fl_integration.spaces import LiveSlice
 
 RANK = 4
 ROWS = [[1, 20, 30, 40, 2], [1, 50, 2], [1, 60, 70, 2]]
@@ -41,7 +42,7 @@ def loss(classifier: Classifier) -> Tensor:
     return nn.functional.cross_entropy(classifier(*pad(ROWS)), LABELS)
 
 
-def step(live: AdapterSlice, classifier: Classifier, rate: float = 0.1) -> None:
+def step(live: LiveSlice, classifier: Classifier, rate: float = 0.1) -> None:
     live.zero_grad()
     loss(classifier).backward()
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_merged_equals_the_loop(
     cohort, round = _cohort(space, tokens, config), _round(space, rank, list(range(50)))
     loop, merged = (_sum(f, cohort, round, bound=bound) for f in (loop_sum, merged_sum))
     torch.testing.assert_close(merged.value, loop.value, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(merged.norms, loop.norms, rtol=1e-4)
+    np.testing.assert_allclose(sorted(merged.norms), sorted(loop.norms), rtol=1e-4)
     assert np.ptp(loop.norms) > 0
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_integration import data, docstrings, tables
-from fl_integration.data import Client, FederatedData, load_data, tokenise
+from fl_integration import docstrings, tables
+from fl_integration.data import Client, FederatedData, load_data
+from fl_integration.dealing import Dealing
 from fl_integration.docstrings import Library, build_rows, cached, masker, paragraphs
-from fl_integration.models import HashTokenizer
 from fl_integration.rows import Rows, held_out, stable_share
 
 
@@ -83,7 +83,7 @@ def test_equal_names_are_on_one_side() -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected columns of 2 rows, got 1 labels"):
         Rows(texts=("a", "b"), labels=("x",), clients=(), test=np.zeros(2, dtype=bool))
-    with pytest.raises(ValueError, match="Expected a label a text, got 1, 2 in client c"):
+    with pytest.raises(ValueError, match="Expected a label a text .* got 2 labels for 1 in client c"):
         Client(name="c", texts=("a",), labels=np.zeros(2, dtype=np.int64))
 
 
@@ -245,12 +245,12 @@ def test_docstrings_come_from_the_chosen_cache_folder(
 ) -> None:
     monkeypatch.setenv("DPMECH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(docstrings, "installed_libraries", lambda: shelf)
-    loaded = load_data("docstrings", max_per_client=2)
+    loaded = load_data("docstrings", dealing=Dealing(size=2))
     assert len(list((tmp_path / "cache").glob("docstrings-*.json.gz"))) == 1
     assert loaded.labels == ("alphalib", "betalib", "gammalib")
     assert max(map(len, loaded.clients)) == 2
     monkeypatch.setattr(docstrings, "installed_libraries", never)
-    assert same(loaded, load_data("docstrings", max_per_client=2))
+    assert same(loaded, load_data("docstrings", dealing=Dealing(size=2)))
 
 
 # files
@@ -289,14 +289,16 @@ def test_equal_texts_without_clients_are_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.tsv", "words\tlabel\na\t1\n", "Expected a column text or sentence in .*words, label"),
-        ("t.csv", "text,client\na,1\n", "Expected a column label or category in .*text, client"),
-        ("t.jsonl", '{"label": 1}\n', "Expected a column text or sentence in .* got label"),
+        ("t.tsv", "words\tlabel\na\t1\n", "Expected a column text or sentence or tokens in .*words, label"),
+        ("t.csv", "text,client\na,1\n", "Expected a column label or category or tags in .*text, client"),
+        ("t.jsonl", '{"label": 1}\n', "Expected a column text or sentence or tokens in .* got label"),
         ("t.jsonl", "[1]\n", r"Expected a JSON object on line 1, got '\[1\]'"),
         ("t.jsonl", "{\n", "Expected a readable UTF-8 table"),
         ("t.tsv", "text\tlabel\na\t1\nb\n", "Expected a value for label in row 2"),
         ("t.tsv", "text\tlabel\n", "Expected at least one row"),
-        ("t.txt", "a", "Expected a .tsv, .csv or .jsonl file"),
+        ("t.xml", "a", "Expected a .tsv, .csv, .jsonl or .txt file"),
+        ("t.txt", "a", "Expected a column label or category or tags in .* got text"),
+        ("t.jsonl", '{"text": ["a"], "label": 1}\n', "one value for text .* lists are for token"),
         ("t.tsv", "text\tlabel\na\t1\n", "Expected training and test texts .* got 1 and 0"),
     ],
 )
@@ -308,16 +310,89 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path, name: str, text: str, messa
 def test_bad_arguments_say_what_is_wrong(tmp_path: Path) -> None:
     path = table(tmp_path / "t.tsv")
     clients = table(tmp_path / "c.tsv", clients=40)
-    with pytest.raises(ValueError, match="max_per_client=0"):
-        load_data(path, max_per_client=0)
-    with pytest.raises(ValueError, match="max_test=0"):
-        load_data(path, max_test=0)
-    with pytest.raises(ValueError, match=r"alpha=0\.0 > 0"):
-        load_data(path, alpha=0.0)
-    with pytest.raises(ValueError, match=r"which names its clients, not 1\.0"):
-        load_data(clients, alpha=1.0)
-    with pytest.raises(ValueError, match="No such file: 'nowhere'"):
+    with pytest.raises(ValueError, match=r"names its clients, not 1\.0 and None"):
+        load_data(clients, dealing=Dealing(alpha=1.0))
+    with pytest.raises(ValueError, match=r"names its clients, not None and 1\.0"):
+        load_data(clients, dealing=Dealing(zipf=1.0))
+    with pytest.raises(ValueError, match=r"whose texts have no class, not 1\.0"):
+        load_data(path, task="next-token", dealing=Dealing(alpha=1.0))
+    with pytest.raises(ValueError, match="No such file: 'nowhere'; give docstrings, sst2"):
         load_data("nowhere")
+    with pytest.raises(ValueError, match="a file of one's own with task='token-classification'"):
+        load_data("sst2", data_dir=tmp_path, task="token-classification")
+    with pytest.raises(ValueError, match="and test_path=.*sst2 has classes of texts"):
+        load_data("sst2", data_dir=tmp_path, test_path=path)
+
+
+def test_a_test_file_is_the_whole_test_set(tmp_path: Path) -> None:
+    train, test = table(tmp_path / "a.tsv", rows=50), table(tmp_path / "b.csv", rows=7, sep=",")
+    loaded = load_data(train, test_path=test)
+    assert loaded.examples == 50
+    assert loaded.test_texts == tuple(f"text number {i}" for i in range(7))
+    assert loaded.test_groups == ()
+    named = table(tmp_path / "c.tsv", rows=20, clients=3)
+    both = load_data(named, test_path=named)  # the user's own word: every client is tested
+    assert both.test_groups == tuple(f"c{i % 3}" for i in range(20))
+    assert both.examples == 20
+    with pytest.raises(ValueError, match=r"client in both .*a\.tsv and .*c\.tsv, or in neither"):
+        load_data(train, test_path=named)
+
+
+def test_held_out_texts_are_grouped_by_client(tmp_path: Path) -> None:
+    loaded = load_data(table(tmp_path / "t.tsv", clients=40), dealing=Dealing(max_test=9))
+    assert len(loaded.test_groups) == 9
+    for text, group in zip(loaded.test_texts, loaded.test_groups, strict=True):
+        assert group == f"c{int(text.split()[-1]) % 40}"
+    assert load_data(table(tmp_path / "u.tsv")).test_groups == ()
+
+
+# words and plain texts
+
+
+def test_words_and_their_labels_from_jsonl(tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["my", f"name{i}", "is"][: 1 + i % 3], "tags": ["O", "NAME", "O"][: 1 + i % 3]}
+        for i in range(90)
+    ]
+    path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    loaded = load_data(path, task="token-classification", dealing=Dealing(size=10))
+    assert loaded.labels == ("NAME", "O")
+    assert loaded.task == "token-classification"
+    for client in loaded.clients:
+        words = [word for text in client.texts for word in text]
+        assert client.labels.tolist() == [int(not word.startswith("name")) for word in words]
+    words = [word for text in loaded.test_texts for word in text]
+    assert loaded.test_labels.tolist() == [int(not word.startswith("name")) for word in words]
+    assert loaded.majority_share == np.mean(loaded.test_labels == 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a b", "label": ["x", "y"]}, "Expected a list of words .* row 1 .* got 'a b'"),
+        ({"text": ["a", "b"], "label": "x"}, "list of words or labels for label .* got 'x'"),
+        ({"text": ["a", "b"], "label": ["x"]}, "a label a word in row 1 .* got 1 for 2 words"),
+        ({"text": [], "label": []}, r"list of words .* got \[\]"),
+    ],
+)
+def test_bad_words_say_what_is_wrong(tmp_path: Path, row: object, message: str) -> None:
+    path = write(tmp_path / "t.jsonl", json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_data(path, task="token-classification")
+
+
+def test_texts_without_labels_are_for_the_next_token(tmp_path: Path) -> None:
+    lines = [f"line {i}" for i in range(60)]
+    plain = load_data(write(tmp_path / "t.txt", "\n\n".join(lines)), task="next-token")
+    assert plain.examples + len(plain.test_texts) == 60
+    assert plain.labels == ()
+    assert {len(c.labels) for c in plain.clients} == {0} == {len(plain.test_labels)}
+    assert plain.majority_share is None
+    rows = [{"text": line, "client": f"c{i % 30}"} for i, line in enumerate(lines)]
+    named = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    assert {len(c) for c in load_data(named, task="next-token").clients} == {2}
+    labelled = table(tmp_path / "t.tsv")
+    assert load_data(labelled, task="next-token").labels == ()  # a label that is there is not read
 
 
 # SST-2
@@ -327,7 +402,7 @@ def test_sst2_from_a_folder(tmp_path: Path) -> None:
     lines = "".join(f"film {i} \t{i % 2}\n" for i in range(100))
     write(tmp_path / "train.tsv", "sentence\tlabel\n" + lines)
     write(tmp_path / "dev.tsv", "sentence\tlabel\nheld out\t1\n")
-    loaded = load_data("sst2", data_dir=tmp_path, max_per_client=30)
+    loaded = load_data("sst2", data_dir=tmp_path, dealing=Dealing(size=30))
     assert loaded.labels == ("negative", "positive")
     assert loaded.test_texts == ("held out",)
     assert loaded.test_labels.tolist() == [1]
@@ -354,68 +429,20 @@ def test_sst2_without_files_names_the_option(
         load_data("sst2", data_dir=tmp_path)
 
 
-# dealing
+# Banking77
 
 
-def test_the_seed_changes_the_shards_and_nothing_else(tmp_path: Path) -> None:
-    path = table(tmp_path / "t.tsv")
-    one, again, other = (load_data(path, seed=s, max_per_client=20) for s in (0, 0, 1))
-    assert same(one, again)
-    assert one.test_texts == other.test_texts
-    assert [c.texts for c in one.clients] != [c.texts for c in other.clients]
-    every = [sorted(t for c in d.clients for t in c.texts) for d in (one, other)]
-    assert every[0] == every[1]
-
-
-def test_caps_do_not_move_the_split(tmp_path: Path) -> None:
-    path = table(tmp_path / "t.tsv", clients=40)
-    whole = load_data(path, max_test=None)
-    capped = load_data(path, max_per_client=2, max_test=5)
-    assert [c.name for c in capped.clients] == [c.name for c in whole.clients]
-    assert {len(c) for c in capped.clients} == {2}
-    assert len(capped.test_texts) == 5
-    assert set(capped.test_texts) < set(whole.test_texts)
-    other = load_data(path, max_per_client=2, max_test=5, seed=1)
-    assert other.test_texts != capped.test_texts  # drawn, not the first ones
-
-
-def test_dirichlet_skews_the_labels_and_loses_nothing(tmp_path: Path) -> None:
-    path = table(tmp_path / "t.tsv", rows=3000)
-    spread: list[float] = []
-    for alpha in (None, 100.0, 0.1):
-        loaded = load_data(path, max_per_client=30, alpha=alpha)
-        plain = load_data(path, max_per_client=30)
-        texts = sorted(t for c in loaded.clients for t in c.texts)
-        assert texts == sorted(t for c in plain.clients for t in c.texts)
-        assert {len(c) for c in loaded.clients[:-1]} == {30}
-        shares = np.array([np.bincount(c.labels, minlength=3) / len(c) for c in loaded.clients])
-        spread.append(float(shares.max(axis=1).mean()))
-    assert spread[0] < 0.5
-    assert spread[1] < 0.55
-    assert spread[2] > 0.7
-
-
-def test_majority_share_is_that_of_the_training_majority() -> None:
-    clients = (
-        Client(name="a", texts=("x", "y"), labels=np.array([1, 1])),
-        Client(name="b", texts=("z",), labels=np.array([0])),
-    )
-    held = FederatedData(
-        name="d",
-        labels=("no", "yes"),
-        clients=clients,
-        test_texts=("p", "q", "r", "s"),
-        test_labels=np.array([0, 0, 0, 1]),
-    )
-    assert held.majority_share == 0.25
-    assert held.examples == 3
-
-
-def test_tokenise_truncates_and_refuses_no_room() -> None:
-    ids = tokenise(["one two three four", "", "one"], HashTokenizer(), max_length=4)
-    assert [len(row) for row in ids] == [4, 2, 3]
-    assert ids[0][:2] == ids[2][:2]
-    assert tokenise([], HashTokenizer()) == []
-    with pytest.raises(ValueError, match="max_length=1 >= 2"):
-        tokenise(["a"], HashTokenizer(), max_length=1)
-    assert data.MAX_LENGTH == 32
+def test_banking77_from_a_folder(tmp_path: Path) -> None:
+    body = "".join(f'"how, {i}\nplease?",intent_{i % 5}\n' for i in range(50))
+    write(tmp_path / "train.csv", "text,category\n" + body)
+    write(tmp_path / "test.csv", "text,category\nwhere?,intent_3\n")
+    loaded = load_data("banking77", data_dir=tmp_path)
+    assert loaded.labels == tuple(f"intent_{i}" for i in range(5))
+    assert loaded.examples == 50
+    assert loaded.clients[0].texts[0] == "how, 0\nplease?"
+    assert (loaded.test_texts, loaded.test_labels.tolist()) == (("where?",), [3])
+    with pytest.raises(ValueError, match=r"a folder with Banking77's train\.csv and test\.csv"):
+        load_data("banking77")
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(ValueError, match=r"test\.csv; give the folder of Banking77"):
+        load_data("banking77", data_dir=tmp_path)

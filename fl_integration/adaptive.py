@@ -1,0 +1,86 @@
+"""A clip that follows a quantile of the clients' norms, learnt from private releases alone.
+
+Each round releases b̂, the noised share of clients whose norm is within the clip, from a sample of
+its own, and moves the clip: C' = C·exp(−η(b̂ − γ)). So C is a function of releases, and public.
+
+The noise on the vectors must grow and shrink with the clip, and the plan must not. So a round is
+released in units of its clip: the clipped sum times C₀/C, in which a client weighs at most C₀ and
+to which noise is added as planned, and the result times C/C₀. The mechanism is the same in every
+round, whatever C is.
+
+Symbols: C₀ the clip of the configuration, C of a round, γ the quantile, η the rate, b̂ the share.
+Source: Andrew et al. (2021), "Differentially private learning with adaptive clipping", Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpmech.noise import Floats
+from fl_integration.clipping import ClippedSum
+from fl_integration.cohort import Cohort, Executor, Round
+from fl_integration.queries import AdaptiveClip
+
+# The clip stays within these factors of the configuration's: beyond, it has run away, and the
+# server's steps with it.
+SMALLEST, LARGEST = 1e-3, 1e3
+_LARGEST_EXPONENT = 100.0  # e^100 is far beyond LARGEST, and no overflow
+
+
+def next_clip(adaptive: AdaptiveClip, clip: float, share: float, *, initial: float) -> float:
+    """The clip of the next round, from this one's and the released share b̂.
+
+    **Guarantees**: a function of what was released; within [C₀/1000, 1000·C₀] for any share.
+
+    Arguments:
+        clip: C. share: b̂, as released: it may lie outside [0, 1]. initial: C₀.
+
+    >>> next_clip(AdaptiveClip(rate=1.0), 2.0, 0.5, initial=2.0)
+    2.0
+    >>> next_clip(AdaptiveClip(rate=1.0), 2.0, -1e9, initial=2.0)
+    2000.0
+    """
+    exponent = min(-adaptive.rate * (share - adaptive.quantile), _LARGEST_EXPONENT)
+    return min(max(clip * math.exp(exponent), SMALLEST * initial), LARGEST * initial)
+
+
+def in_units(total: Tensor, *, clip: float, initial: float) -> Tensor:
+    """A sum of deltas clipped at C as the planned mechanism takes it: a client weighs at most C₀.
+
+    **Guarantees**: adding or removing a client moves the result by at most C₀ in l2 (the margin of
+    the clip covers the rounding of the product).
+
+    Arguments:
+        total: (d,) fp64, of a `ClippedSum` at ``clip``. clip: C. initial: C₀, the plan's bound.
+    """
+    return total * (initial / clip)
+
+
+def out_of_units(released: Tensor, *, clip: float, initial: float) -> Tensor:
+    """What was released in units of the clip, as a delta again; post-processing."""
+    return released * (clip / initial)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipBits:
+    """Whether each of some clients would be within the clip, were it to train: numbers for a query.
+
+    cohort, round: who trains, from which weights. clip: C. executor: trains them.
+    """
+
+    cohort: Cohort
+    round: Round
+    clip: float
+    executor: Executor
+
+    def __call__(self, clients: NDArray[np.int64]) -> Floats:
+        """A bit of each client (n,), in some order; NaN for a norm that is not finite."""
+        total = ClippedSum(len(self.round.start), None, keep_norms=True)
+        self.executor(self.cohort, replace(self.round, clients=clients), total)
+        norms = np.asarray(total.norms, dtype=np.float64)
+        return np.where(np.isfinite(norms), (norms <= self.clip).astype(np.float64), np.nan)

@@ -1,0 +1,89 @@
+"""The plug points of a run that are off unless a configuration names them; each one checked.
+
+Kept apart from the code that honours them, because a configuration needs only what they say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+BroadcastRule = Literal["delta", "replace"]
+
+BATCH_CLIP = (
+    "Expected clips={!r} to be 'example': clipping the mean gradient of a batch bounds what the"
+    " batch contributes, not what one example does, so the noise would hide no example."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broadcast:
+    """What clients receive instead of the server's weights: a quantised copy (FedLPP).
+
+    Arguments:
+        bits: 1, 1.5, 2, 3, 4 or 8 bits a value. block: values that share a scale.
+        rule: the server adds the clients' mean move to its own weights (``"delta"``), or takes
+            over their mean (``"replace"``).
+
+    Source: federated.md §1 (FedLPP).
+    """
+
+    bits: float = 4
+    block: int = 64
+    rule: BroadcastRule = "delta"
+
+    def __post_init__(self) -> None:
+        one_of("rule", self.rule, get_args(BroadcastRule))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiloNoise:
+    """Noise inside the silos' own steps: every silo takes part in every round (DP-LoRA).
+
+    Arguments:
+        steps: local steps a round. rate: q, each example's probability of being in a step.
+        sizes: the declared, public number of examples of every silo. It divides the noised sums, so
+            it is never counted from the data. clips: only ``"example"`` is legal; it says so.
+
+    Source: federated.md §1 (DP-LoRA).
+    """
+
+    steps: int = 1
+    rate: float = 0.1
+    sizes: tuple[int, ...] = ()
+    clips: Literal["example"] = "example"
+
+    def __post_init__(self) -> None:
+        checked_whole("steps", self.steps, least=1)
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"Expected rate={self.rate} in (0, 1].")
+        if self.clips != "example":
+            raise ValueError(BATCH_CLIP.format(self.clips))
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # JSON has lists only
+        for size in self.sizes:
+            checked_whole("silos.sizes", size, least=1)
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """ValueError where the value is none of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"Expected {name}={value!r} to be one of {allowed}.")
+
+
+def checked_whole(name: str, value: object, *, least: int) -> None:
+    """ValueError where the value is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"Expected {name}={value!r} to be a whole number >= {least}.")
+
+
+def positive(name: str, value: float) -> None:
+    """ValueError where the value is not a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Expected {name}={value} > 0 and finite.")
+
+
+def option(kind: type[Any], value: object) -> Any:
+    """An option as it stands, or from the mapping that JSON or TOML made of it."""
+    return kind(**value) if isinstance(value, Mapping) else value

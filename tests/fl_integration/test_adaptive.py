@@ -1,0 +1,145 @@
+"""The clip follows released shares alone, and the mechanism is the same whatever the clip is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dpmech import Gaussian
+from fl_integration.adaptive import (
+    LARGEST,
+    SMALLEST,
+    ClipBits,
+    in_units,
+    next_clip,
+    out_of_units,
+)
+from fl_integration.client import Tokens
+from fl_integration.clipping import ClippedSum
+from fl_integration.cohort import Cohort, Round, loop_sum, merged_sum
+from fl_integration.config import FederatedConfig
+from fl_integration.queries import AdaptiveClip
+from fl_integration.sampler import Randomness
+from fl_integration.scalars import Streams, contributions, release_scalar
+from fl_integration.server import noisy_mean
+
+ADAPTIVE = AdaptiveClip(quantile=0.5, rate=0.2, cohort=30.0)
+CLIPS = (1e-3, 0.037, 1.0, 3.0, 1e3)
+
+
+def test_the_clip_moves_as_in_the_paper() -> None:
+    for share in (-0.3, 0.0, 0.5, 0.8, 1.0):
+        wanted = 0.7 * math.exp(-0.2 * (share - 0.5))
+        assert next_clip(ADAPTIVE, 0.7, share, initial=0.5) == pytest.approx(wanted, rel=1e-12)
+    sharp = AdaptiveClip(quantile=0.9, rate=2.0)
+    assert next_clip(sharp, 1.0, 0.9, initial=1.0) == 1.0
+    assert next_clip(sharp, 1.0, 0.0, initial=1.0) == pytest.approx(math.exp(1.8))
+
+
+@given(st.floats(1e-3, 1e3), st.floats(allow_nan=False, allow_infinity=False), st.floats(1e-6, 1e6))
+def test_the_clip_stays_in_its_range(relative: float, share: float, initial: float) -> None:
+    clip = next_clip(ADAPTIVE, initial * relative, share, initial=initial)
+    assert SMALLEST * initial <= clip <= LARGEST * initial
+
+
+def test_the_clip_finds_the_quantile_through_the_noise() -> None:
+    norms = np.random.default_rng(0).lognormal(mean=1.0, sigma=1.0, size=2000)
+    for quantile in (0.2, 0.5, 0.8):
+        adaptive = AdaptiveClip(quantile=quantile, rate=0.2, cohort=100.0)
+        clip, later = 0.1, []
+        for round in range(200):
+            share = release_scalar(
+                adaptive.query,
+                lambda clients, clip=clip: (norms[clients] <= clip).astype(float),
+                Gaussian(sigma=4.0),
+                clients=2000,
+                streams=Streams(randomness=Randomness(seed=0, secret_seed=0), place=0),
+                round=round,
+            )
+            clip = next_clip(adaptive, clip, share, initial=0.1)
+            later.append(clip)
+        reached = float(np.mean(norms <= np.median(later[100:])))
+        assert reached == pytest.approx(quantile, abs=0.05)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_client_weighs_at_most_the_planned_bound_whatever_the_clip(clip: float) -> None:
+    initial, generator = 0.3, torch.Generator().manual_seed(0)
+    total = ClippedSum(500, clip)
+    others = [torch.randn(500, generator=generator) * clip * 10**k for k in (-3, -2, -1, 0)]
+    for delta in others:
+        total.add(delta)
+    without = in_units(total.value, clip=clip, initial=initial)
+    for hostile in (torch.full((500,), 1e9), torch.randn(500, generator=generator) * clip):
+        beside = ClippedSum(500, clip)
+        for delta in (*others, hostile):
+            beside.add(delta)
+        moved = in_units(beside.value, clip=clip, initial=initial) - without
+        assert moved.norm().item() <= initial * (1 + 1e-12)
+        assert moved.norm().item() == pytest.approx(initial, rel=1e-8)
+    torch.testing.assert_close(out_of_units(without, clip=clip, initial=initial), total.value)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_the_noise_follows_the_clip(clip: float) -> None:
+    """On the planned units it is the planned law; on the deltas, that law times C/C0."""
+    noise, initial = Gaussian(sigma=0.9), 0.3
+    zero = in_units(torch.zeros(4000, dtype=torch.float64), clip=clip, initial=initial)
+    released = noisy_mean(zero, noise=noise, rng=np.random.default_rng(1), denominator=10.0)
+    deltas = 10.0 * out_of_units(released, clip=clip, initial=initial).numpy()
+    law = noise.scaled(clip / initial)
+    assert stats.kstest(deltas, law.cdf).pvalue > 1e-6
+    for wrong in (2 / 3, 3 / 2):
+        assert stats.kstest(deltas, law.scaled(wrong).cdf).pvalue < 1e-9
+
+
+@pytest.fixture
+def bits(
+    make_space: Callable[..., Any], tokens: Tokens, config: FederatedConfig
+) -> Callable[..., ClipBits]:
+    def make(clip: float, executor: Any = merged_sum) -> ClipBits:
+        space = make_space()
+        cohort = Cohort(
+            space=space, tokens=tokens, config=config, randomness=Randomness(seed=0, secret_seed=0)
+        )
+        nobody = np.zeros(0, dtype=np.int64)
+        round = Round(index=0, rank=4, clients=nobody, start=space.flatten(4))
+        return ClipBits(cohort=cohort, round=round, clip=clip, executor=executor)
+
+    return make
+
+
+@pytest.mark.parametrize("executor", [merged_sum, loop_sum])
+def test_bits_are_those_of_the_norms_before_the_clip(
+    bits: Callable[..., ClipBits], executor: Any
+) -> None:
+    clients = np.arange(20)
+    asked = bits(1.0, executor)
+    total = ClippedSum(len(asked.round.start), None, keep_norms=True)
+    merged_sum(asked.cohort, replace(asked.round, clients=clients), total)
+    middle = float(np.median(total.norms))
+    found = bits(middle, executor)(clients)
+    assert found.shape == (20,)  # a bit for each client, and one only
+    assert found.sum() == np.sum(np.asarray(total.norms) <= middle)
+    assert 5 < found.sum() < 15
+    assert bits(1e9)(clients).tolist() == [1.0] * 20
+    assert bits(1e-9)(clients).tolist() == [0.0] * 20
+    assert bits(1.0)(clients[:0]).shape == (0,)
+
+
+def test_a_client_whose_training_diverges_says_nothing(bits: Callable[..., ClipBits]) -> None:
+    asked = bits(1.0)
+    embedding = asked.cohort.space.classifier.encoder.get_input_embeddings()
+    embedding.weight.data[:] = float("nan")
+    found = asked(np.arange(5))
+    assert np.isnan(found).all()
+    assert not contributions(ADAPTIVE.query, found).any()
