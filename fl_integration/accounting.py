@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from accountants import Ledger, accountant_named
 from dpmech import Mechanism, Noise, PrivacyPlan, Sampling, Sensitivity, Unattainable
+from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation
 
@@ -68,10 +69,28 @@ class Spending:
     clients: int
     extrapolation: Extrapolation | None = None
 
-    def of_round(self, dim: int) -> Ledger:
-        """What a round that releases ``dim`` coordinates spends."""
+    @property
+    def before(self) -> Ledger:
+        """What the plan counts beside this run's own releases: spent earlier, on the same data."""
+        others = self.plan.others
+        return Ledger(others[: len(others) - len(self.config.queries)])
+
+    @property
+    def beside(self) -> tuple[Mechanism, ...]:
+        """The mechanism of each of the run's queries."""
+        others = self.plan.others
+        return tuple(mechanism for mechanism, _ in others[len(self.before.entries) :])
+
+    def of_round(self, dim: int, round: int) -> Ledger:
+        """What a round that releases ``dim`` coordinates, and the queries due, spends."""
+        if isinstance(self.noise, Spherical):
+            dim = int(self.noise.dim)  # a slice is what remains of the whole vector's release
         mechanism = mechanism_for(self.config, self.noise, clients=self.clients, dim=dim)
-        return Ledger().add(mechanism, releases_a_round(self.config))
+        spent = Ledger().add(mechanism, releases_a_round(self.config))
+        for query, beside in zip(self.config.queries, self.beside, strict=True):
+            if query.due(round):
+                spent = spent.add(beside)
+        return spent
 
     def epsilon(self, ledger: Ledger) -> float:
         """The ε that a ledger costs at the plan's δ (an upper bound; inf beyond reach)."""
@@ -112,6 +131,11 @@ def spending_for(
                 f"Expected no forecast with {config.silos}: its noise does not shrink with the"
                 " number of silos."
             )
+        if privacy.plan.others:
+            raise ValueError(
+                f"Expected no other releases in a forecast's plan, got {len(privacy.plan.others)}:"
+                " a forecast rescales the noise on the vectors alone."
+            )
         privacy.check(clients=clients, cohort=config.cohort)
         rate = privacy.plan.mechanism.sampling.rate
         check_plan(privacy.plan, config, rate=rate, dim=dim)
@@ -149,9 +173,9 @@ def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: 
 def ledger_epsilon(ledger: Ledger, *, accountant: str, delta: float) -> float:
     """The ε that a ledger costs at δ: an upper bound, and inf where the accountant cannot reach.
 
-    Every release is accounted at the ledger's largest dimension: a slice is what remains of a
-    full-size release of the zero-padded query, so the larger one dominates, and a run with random
-    ranks composes one mechanism instead of R.
+    Releases that differ in nothing but the dimension are accounted at the largest: a slice is what
+    remains of a full-size release of the zero-padded query, so the larger one dominates, and a run
+    with random ranks composes one mechanism instead of R.
 
     Raises:
         ValueError: for an unknown accountant. NoDominatingPair: from a mechanism in the ledger.
@@ -171,13 +195,20 @@ def _epsilon(ledger: Ledger, accountant: str, delta: float) -> float:
 
 
 def _widened(ledger: Ledger) -> Ledger:
-    """The same releases, each at the largest dimension of the ledger, equal ones gathered."""
-    top = max((m.sensitivity.dim for m, _ in ledger.entries), default=1)
+    """The same releases, each at the largest dimension of those like it, equal ones gathered."""
+    top: dict[Mechanism, int] = {}
+    for mechanism, _ in ledger.entries:
+        like = _at_dim(mechanism, 1)
+        top[like] = max(top.get(like, 1), mechanism.sensitivity.dim)
     wide = Ledger()
     for mechanism, count in ledger.entries:
-        sensitivity = replace(mechanism.sensitivity, dim=top)
-        wide = wide.add(replace(mechanism, sensitivity=sensitivity), count)
+        wide = wide.add(_at_dim(mechanism, top[_at_dim(mechanism, 1)]), count)
     return wide.collected()
+
+
+def _at_dim(mechanism: Mechanism, dim: int) -> Mechanism:
+    """The same mechanism for another dimension."""
+    return replace(mechanism, sensitivity=replace(mechanism.sensitivity, dim=dim))
 
 
 def _forecast_epsilon(ledger: Ledger, delta: float) -> float:
@@ -197,7 +228,7 @@ def _forecast_epsilon(ledger: Ledger, delta: float) -> float:
 
 def _keeps_its_word(plan: PrivacyPlan) -> None:
     """Refuse an edited plan: its ε must follow from its own mechanism."""
-    ledger = Ledger(entries=((plan.mechanism, plan.steps),))
+    ledger = Ledger(plan.entries)
     found = ledger_epsilon(ledger, accountant=plan.accountant, delta=plan.target.delta)
     promised = max(plan.epsilon, plan.target.epsilon)
     if not found <= promised * (1 + SLACK):

@@ -116,10 +116,12 @@ class AdapterSpace(FlatSpace):
         target.mkdir(parents=True, exist_ok=True)
         with self.use_rank(rank):
             state = portable(get_peft_model_state_dict(encoder))
-            head = portable(self.classifier.head.state_dict())
+            head = self.classifier.head
+            weights = portable({} if head is None else head.state_dict())
         config.save_pretrained(str(target))
         save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
-        save_file(head, target / HEAD_FILE, metadata={"format": "pt"})
+        if weights:
+            save_file(weights, target / HEAD_FILE, metadata={"format": "pt"})
 
     def _slices(self, rank: int) -> list[Tensor]:
         """Views of the stored tensors at a rank, in the flat order."""
@@ -135,9 +137,10 @@ class AdapterSpace(FlatSpace):
             layer.lora_A[ADAPTER].weight = given[2 * i]
             layer.lora_B[ADAPTER].weight = given[2 * i + 1]
             layer.scaling[ADAPTER] = self.scale_at(rank)
-        names = (name for name, _ in self.classifier.head.named_parameters())
-        for name, parameter in zip(names, given[2 * len(self._layers) :], strict=True):
-            setattr(self.classifier.head, name, parameter)
+        head = self.classifier.head
+        for name, parameter in zip(self.names, given, strict=True):
+            if head is not None and name.startswith("head."):
+                setattr(head, name.removeprefix("head."), parameter)
 
 
 def _wrap(classifier: Classifier, config: LoraConfig) -> None:

@@ -33,7 +33,7 @@ _TENSORS = ("weights", "first", "second", "visits", "averaged")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainState:
-    """A run between two rounds: rounds done, server state, ledger of what ran, metrics.
+    """A run between two rounds: rounds done, server state, ledger of what ran, metrics, clip.
 
     **Guarantees**
 
@@ -44,13 +44,15 @@ class TrainState:
     server: ServerState
     ledger: Ledger
     metrics: tuple[RoundMetrics, ...] = ()
+    clip: float | None = None
 
     def after(self, server: ServerState, spent: Ledger, metrics: RoundMetrics) -> TrainState:
         """The state one round later, ``spent`` being what the round released."""
         ledger = self.ledger
         for mechanism, count in spent.entries:
             ledger = ledger.add(mechanism, count)
-        return TrainState(
+        return replace(
+            self,
             round=self.round + 1,
             server=server,
             ledger=ledger,
@@ -87,6 +89,7 @@ class Checkpoint:
             return
         header = {
             "round": state.round,
+            "clip": state.clip,
             "ledger": json.loads(state.ledger.to_json()),
             "metrics": [metrics.to_dict() for metrics in state.metrics],
             "fingerprint": self.fingerprint,
@@ -117,6 +120,7 @@ class Checkpoint:
             server=server,
             ledger=Ledger.from_json(json.dumps(header["ledger"])),
             metrics=tuple(RoundMetrics(**fields) for fields in header["metrics"]),
+            clip=header["clip"],
         )
 
     def intended(self, round: int) -> Ledger | None:

@@ -120,6 +120,26 @@ class ClippedSum:
         factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
         self._sum.addmv_(wide.T, factors.clamp(max=1.0))
 
+    def absorb(self, value: Tensor, norms: tuple[float, ...] = ()) -> None:
+        """Add the sum of *other* clients that were clipped to the same bound elsewhere."""
+        if value.shape != self._sum.shape:
+            raise ValueError(
+                f"Expected a sum of {self._sum.numel()} numbers, got shape {tuple(value.shape)}."
+            )
+        self._sum += value.to(self._sum)
+        if self._norms is not None:
+            self._norms.extend(norms)
+
+    @property
+    def bound(self) -> float | None:
+        """C."""
+        return self._bound
+
+    @property
+    def keeps_norms(self) -> bool:
+        """Whether the norms before the clip are kept."""
+        return self._norms is not None
+
     @property
     def value(self) -> Tensor:
         """The sum so far (d,), fp64; not yet private."""

@@ -60,16 +60,6 @@ class Cohort:
 Executor = Callable[[Cohort, Round, ClippedSum], None]
 
 
-def executor_for(config: FederatedConfig) -> Executor:
-    """The merged executor where each client takes exactly one step, else the loop.
-
-    Full fine-tuning goes client by client: no layer but a linear one tells clients apart.
-    """
-    one_step = config.local_epochs == 1 and config.batch_size >= config.max_texts
-    looped = config.executor == "loop" or config.system == "full"
-    return merged_sum if one_step and not looped else loop_sum
-
-
 def loop_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
     """Add the clipped deltas of a round's clients, one client after the other (the reference).
 

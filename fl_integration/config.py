@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 from fl_integration.options import Broadcast, SiloNoise, checked_whole, one_of, option, positive
+from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.scales import Scale
 
 System = Literal["dylora", "lora", "ffa-lora", "rolora", "probe", "full"]
@@ -57,6 +58,8 @@ class FederatedConfig:
             exported (0: the last weights). It is post-processing.
         broadcast: clients receive a quantised copy of the weights (FedLPP).
         silos: noise in every silo's own steps instead of at the server (DP-LoRA).
+        adaptive: the clip follows a quantile of the norms, from ``clip`` on.
+        scalars: what else is asked of the clients, by name: answers, accuracy or loss.
         executor: how a cohort is computed; the sum is the same.
         eval_every, eval_texts: rounds between evaluations; test texts used (0: all of them).
         seed: seeds what is public (ranks, order of local data); 0 is a seed.
@@ -93,6 +96,8 @@ class FederatedConfig:
     average: float = 0.0
     broadcast: Broadcast | None = None
     silos: SiloNoise | None = None
+    adaptive: AdaptiveClip | None = None
+    scalars: tuple[ScalarQuery, ...] = ()
     executor: ExecutorName = "auto"
     eval_every: int = 5
     eval_texts: int = 1000
@@ -133,6 +138,13 @@ class FederatedConfig:
                 f"Expected unit='example' with {self.silos}, got {self.unit!r}: noise in a silo's"
                 " own steps hides an example of the silo, not the silo."
             )
+        if self.silos is not None and self.queries:
+            raise ValueError(
+                f"Expected no {self.queries[0].name!r} with {self.silos}: a scalar is about clients,"
+                " and here a client is a silo."
+            )
+        if self.adaptive is not None and self.clip is None:
+            raise ValueError(f"Expected clip=None to be a number to start {self.adaptive} from.")
         if self.unit == "example" and self.silos is None and self.max_texts != 1:
             raise ValueError(
                 f"Expected max_texts=1 with unit='example', got {self.max_texts}: an example is"
@@ -161,6 +173,11 @@ class FederatedConfig:
             return (0.0,) * (self.rank - 1) + (1.0,)
         return self.rank_probabilities or (1.0 / self.rank,) * self.rank
 
+    @property
+    def queries(self) -> tuple[ScalarQuery, ...]:
+        """What is released beside the vectors, in the order of a plan: first the clip's share."""
+        return (*(() if self.adaptive is None else (self.adaptive.query,)), *self.scalars)
+
     def rate(self, clients: int) -> float:
         """The sampling rate q = cohort/N among ``clients`` clients (ValueError when above 1)."""
         if not self.cohort <= clients:
@@ -186,7 +203,8 @@ class FederatedConfig:
                 values[name] = tuple(values[name])
         for name, kind in OPTIONS.items():
             values[name] = option(kind, values.get(name))
+        values["scalars"] = tuple(option(ScalarQuery, q) for q in values.get("scalars", ()))
         return cls(**values)
 
 
-OPTIONS = {"broadcast": Broadcast, "silos": SiloNoise}
+OPTIONS = {"broadcast": Broadcast, "silos": SiloNoise, "adaptive": AdaptiveClip}

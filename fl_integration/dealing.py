@@ -92,8 +92,8 @@ def client_sizes(rows: int, dealing: Dealing) -> Integers:
 
     >>> client_sizes(10, Dealing(size=4)).tolist()
     [4, 4, 2]
-    >>> client_sizes(22, Dealing(size=6, zipf=1.0)).tolist()
-    [11, 5, 4, 2]
+    >>> client_sizes(100, Dealing(size=20, zipf=1.0)).tolist()
+    [44, 22, 14, 11, 9]
     """
     clients = -(-rows // dealing.size)
     if dealing.zipf is not None:

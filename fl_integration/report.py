@@ -7,13 +7,15 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from accountants import Ledger
 from dpmech.files import write_atomically
+from fl_integration.evaluation import GroupAccuracy
 from fl_integration.extrapolate import HypotheticalEpsilon, finite_or_text
+from fl_integration.options import option
 from fl_integration.spaces import FlatSpace
 
 FORMAT = 1
@@ -41,7 +43,8 @@ class RoundMetrics:
     round, rank: index and public rank. expected_cohort: q·N. accuracy: on the public test set,
     where it was measured. burnt: spent by an interrupted process, weights unchanged.
     cohort_size, delta_norm, clipped: realised size, median delta norm before the clip and share
-    of clipped clients; only in runs without privacy.
+    of clipped clients; only in runs without privacy. clip: where it is adaptive. scalars: what
+    the run's queries released, noised, by name.
     """
 
     round: int
@@ -52,6 +55,8 @@ class RoundMetrics:
     cohort_size: int | None = None
     delta_norm: float | None = None
     clipped: float | None = None
+    clip: float | None = None
+    scalars: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are there, JSON-ready."""
@@ -73,9 +78,12 @@ class TrainReport:
     Arguments:
         config, clients, data: the run. rounds: its metrics. final_accuracy, majority_share: on
         the public test set (accuracy of the weights at full rank; of the training majority).
-        accuracy_by_rank: the final weights cut to a rank. ledger, epsilon, delta, accountant:
+        accuracy_by_rank, accuracy_by_group: the final weights cut to a rank, and over the clients
+        of the test texts. ledger, epsilon, delta, accountant:
         ``None`` without privacy. hypothetical: of an extrapolated run. seconds: wall time of
-        this process.
+        this process. model: by name, where it has one. bytes_down, bytes_up, bytes_full: what a
+        client received and sent, and what the whole model would take one way, see `Traffic`;
+        ``None`` where nothing is sent.
     """
 
     config: Mapping[str, Any]
@@ -83,14 +91,19 @@ class TrainReport:
     clients: int
     rounds: tuple[RoundMetrics, ...]
     final_accuracy: float | None
-    majority_share: float
+    majority_share: float | None
     ledger: Ledger | None
     epsilon: float | None
     delta: float | None
     accountant: str | None
     hypothetical: HypotheticalEpsilon | None = None
     accuracy_by_rank: Mapping[int, float] = field(default_factory=dict[int, float])
+    accuracy_by_group: GroupAccuracy | None = None
     seconds: float = 0.0
+    model: str = ""
+    bytes_down: int | None = None
+    bytes_up: int | None = None
+    bytes_full: int | None = None
     unit: str = "user"
     relation: str = "add-remove"
     sampling: str = "poisson"
@@ -151,7 +164,9 @@ class TrainReport:
     def to_json(self) -> str:
         """The report as strict JSON."""
         flat = {f.name: getattr(self, f.name) for f in fields(self)}
+        group = self.accuracy_by_group
         flat |= {
+            "accuracy_by_group": None if group is None else asdict(group),
             "format": FORMAT,
             "rounds": [metrics.to_dict() for metrics in self.rounds],
             "ledger": None if self.ledger is None else json.loads(self.ledger.to_json()),
@@ -168,25 +183,22 @@ class TrainReport:
         """The report that `to_json` wrote (ValueError when it is not one)."""
         try:
             flat = json.loads(text)
-            values = {f.name: flat[f.name] for f in fields(cls)}
+            values = {f.name: flat[f.name] for f in fields(cls) if f.name in flat}
             values["rounds"] = tuple(RoundMetrics(**entry) for entry in flat["rounds"])
+            values["accuracy_by_group"] = option(GroupAccuracy, flat["accuracy_by_group"])
             values["accuracy_by_rank"] = {int(r): a for r, a in flat["accuracy_by_rank"].items()}
             if flat["ledger"] is not None:
                 values["ledger"] = Ledger.from_json(json.dumps(flat["ledger"]))
                 values["epsilon"] = float(flat["epsilon"])
             if flat["hypothetical"] is not None:
                 values["hypothetical"] = HypotheticalEpsilon.from_dict(flat["hypothetical"])
+            return cls(**values)  # fields that are younger than the file keep their defaults
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"Expected the JSON of a train report, got {error!r}.") from error
-        return cls(**values)
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
         write_atomically(Path(path), self.to_json())
-
-    def timed(self, seconds: float) -> Self:
-        """The same report with its wall time."""
-        return replace(self, seconds=seconds)
 
 
 def versions() -> dict[str, str]:

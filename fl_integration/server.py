@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dpmech import Noise
+from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 
 BETA2 = 0.99  # Adam's memory of squares: about 100 visits of a coordinate
@@ -83,8 +84,11 @@ def noisy_mean(
         raise ValueError(f"Expected denominator={denominator} > 0 and finite.")
     if noise is None:
         return total / denominator
-    drawn = torch.from_numpy(np.asarray(noise.sample((total.numel(),), rng), dtype=np.float64))
-    return (total + drawn) / denominator
+    length = int(noise.dim) if isinstance(noise, Spherical) else total.numel()
+    drawn = np.asarray(noise.sample((length,), rng), dtype=np.float64)
+    # The coordinates of a slice are those that the whole vector's noise begins with: a spherical
+    # law is the same in every direction.
+    return (total + torch.from_numpy(drawn[: total.numel()])) / denominator
 
 
 def server_step(

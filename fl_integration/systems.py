@@ -65,9 +65,14 @@ def trained(space: FlatSpace, system: System, *, rank: int, round: int) -> Tenso
     return torch.cat(masks)
 
 
+def period(system: System) -> int:
+    """After how many rounds a system trains the same coordinates again."""
+    return len(_TURNS[system])
+
+
 def released_dim(space: FlatSpace, system: System) -> int:
     """The most coordinates that any round of a system releases."""
-    rounds = range(len(_TURNS[system]))
+    rounds = range(period(system))
     return max(int(trained(space, system, rank=space.rank, round=r).sum()) for r in rounds)
 
 

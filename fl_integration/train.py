@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accountants import calibrate
 from dpmech import Gaussian, Noise, PrivacyPlan, Sampling, Sensitivity, Target
+from dpmech.files import write_atomically
 from fl_integration.accounting import releases_a_round, sampling_rate
 from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.data import FederatedData, load_data
+from fl_integration.dealing import Dealing
 from fl_integration.extrapolate import Extrapolation, extrapolate
 from fl_integration.federate import Progress, federate
 from fl_integration.models import load_model
 from fl_integration.report import TrainReport
+from fl_integration.report_page import report_page
+from fl_integration.rows import Task
 from fl_integration.systems import released_dim, space_for
+from fl_integration.units import as_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,8 @@ class TrainRequest:
 
     Arguments:
         out: folder for adapters, report, plan, ledger and the checkpoint of an interrupted run.
-        data, data_dir, model: names for `load_data` and `load_model`.
+        data, data_dir, test_path, dealing: what and how `load_data` loads. task: what for.
+        model: a name for `load_model`.
         config: of the federation.
         epsilon, delta: the target; without ``epsilon`` and ``plan`` the run is not private. δ is
             by default a tenth of one over the number of users protected.
@@ -41,6 +47,9 @@ class TrainRequest:
     out: Path
     data: str = "docstrings"
     data_dir: Path | None = None
+    test_path: Path | None = None
+    dealing: Dealing = field(default_factory=Dealing)
+    task: Task = "sequence-classification"
     model: str = "minilm"
     config: FederatedConfig = field(default_factory=FederatedConfig)
     epsilon: float | None = None
@@ -115,7 +124,8 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
 
     **Guarantees**
 
-    * ``plan.json`` is written before training, ``report.json`` and ``ledger.json`` after it; each
+    * ``plan.json`` is written before training, ``report.json``, ``report.md`` and ``ledger.json``
+      after it; each
       ``adapters/rank-b/`` holds weights and a ``privacy.json`` that says what they may be called.
     * An interrupted run continues when it is asked for again; a finished one is not repeated.
 
@@ -123,8 +133,10 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
         ValueError, NoDominatingPair, Unattainable: before any client is asked.
     """
     config, out = request.config, Path(request.out)
-    data = load_data(request.data, data_dir=request.data_dir, seed=config.seed)
-    classifier, tokenizer = load_model(request.model, labels=len(data.labels), seed=config.seed)
+    data = data_for(request)
+    classifier, tokenizer = load_model(
+        request.model, labels=len(data.labels), task=request.task, seed=config.seed
+    )
     space = space_for(classifier, config)
     privacy = privacy_for(request, data, dim=released_dim(space, config.system))
     out.mkdir(parents=True, exist_ok=True)
@@ -135,12 +147,27 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     report = federate(
         space, tokens, config, privacy, checkpoint_dir=out / "checkpoint", progress=progress
     )
+    report = replace(report, model=request.model)
     for rank in request.exported:
         report.export(space, out / "adapters" / f"rank-{rank}", rank)
     report.save(out / "report.json")
+    write_atomically(out / "report.md", report_page(report))
     if report.ledger is not None:
         report.ledger.save(out / "ledger.json")
     return report
+
+
+def data_for(request: TrainRequest) -> FederatedData:
+    """The federation of a request, each client what its configuration says a client is."""
+    data = load_data(
+        request.data,
+        data_dir=request.data_dir,
+        test_path=request.test_path,
+        task=request.task,
+        seed=request.config.seed,
+        dealing=request.dealing,
+    )
+    return as_unit(data, request.config)
 
 
 def privacy_for(

@@ -50,7 +50,7 @@ def vmap_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
     if cohort.space.classifier.mask_form == "plain":
         raise ValueError(
             f"Expected mask_form={cohort.space.classifier.mask_form!r} to be additive or causal:"
-            " this model branches on the values of its mask, which vmap cannot follow; use loop_sum."
+            " this model branches on its mask's values, which vmap cannot follow; use loop_sum."
         )
     rates = cohort.rates(round)
     count = max(1, ROWS // len(round.start))

@@ -1,4 +1,4 @@
-"""``dpmech train``: federated training of an adapter, under a privacy plan or without one."""
+"""``dpmech train``: federated training of any system, under a privacy plan or without one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpmech.cli._group import subcommand
-from dpmech.cli._output import AsJson, bounded, print_json, talk
-from dpmech.cli._release import noise_from
+from dpmech.cli._output import AsJson, bounded, print_json, print_table, talk
+from dpmech.cli._requests import request_of
+from dpmech.cli._settings import described
+from dpmech.cli._train_folder import check_folder, keep_settings, layered_settings
 
 if TYPE_CHECKING:
     from fl_integration import RoundMetrics, TrainReport, TrainRequest
 
 app = subcommand()
 
-_PRIVACY, _FEDERATION, _MODEL = "Privacy", "Federation", "Data and model"
+_PRIVACY, _FEDERATION, _MODEL, _RUN = "Privacy", "Federation", "Data and model", "Run"
 
 
 def _option(help: str, default: str | None = None, *, panel: str = _FEDERATION) -> Any:
@@ -31,25 +33,68 @@ def _option(help: str, default: str | None = None, *, panel: str = _FEDERATION) 
 @app.command()
 def train(
     *,
+    config: Annotated[
+        str | None, _option("A preset, or a TOML file of settings (see below).", panel=_RUN)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting without an option here.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    list_presets: Annotated[
+        bool, typer.Option("--list-presets", help="List them.", rich_help_panel=_RUN)
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for all results.", rich_help_panel=_RUN)] = Path(
+        "dpmech-run"
+    ),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in that folder.", rich_help_panel=_RUN),
+    ] = False,
     data: Annotated[
         str | None,
-        _option("docstrings, sst2, or a .tsv, .csv or .jsonl file.", "docstrings", panel=_MODEL),
+        _option(
+            "docstrings, sst2, banking77, or a .tsv, .csv, .jsonl or .txt file.",
+            "docstrings",
+            panel=_MODEL,
+        ),
     ] = None,
     data_dir: Annotated[
-        Path | None, _option("Folder of the GLUE files of sst2.", panel=_MODEL)
+        Path | None, _option("Folder of the files of sst2 or banking77.", panel=_MODEL)
+    ] = None,
+    test_path: Annotated[
+        Path | None, _option("A file of test texts beside a file of your own.", panel=_MODEL)
+    ] = None,
+    task: Annotated[
+        str | None,
+        _option(
+            "sequence-classification, token-classification or next-token.",
+            "sequence-classification",
+            panel=_MODEL,
+        ),
     ] = None,
     model: Annotated[
         str | None, _option("minilm, tiny, a folder or a hub id.", "minilm", panel=_MODEL)
     ] = None,
     max_length: Annotated[int | None, _option("Tokens of a text.", "32", panel=_MODEL)] = None,
     epsilon: Annotated[float | None, _option("Target epsilon.", panel=_PRIVACY)] = None,
-    delta: Annotated[float | None, _option("Target delta.", "1/(10 users)", panel=_PRIVACY)] = None,
+    delta: Annotated[
+        float | None, _option("Target delta.", "1/(10 protected)", panel=_PRIVACY)
+    ] = None,
     plan: Annotated[
         Path | None, _option("A finished plan instead of a target.", panel=_PRIVACY)
     ] = None,
     non_private: Annotated[
         bool, typer.Option("--non-private", help="No noise.", rich_help_panel=_PRIVACY)
     ] = False,
+    unit: Annotated[
+        str | None, _option("Who is protected: user or example.", "user", panel=_PRIVACY)
+    ] = None,
     noise: Annotated[
         str | None, _option("Noise that is scaled to the target.", "gaussian", panel=_PRIVACY)
     ] = None,
@@ -62,13 +107,21 @@ def train(
         _option("Cohort among them.", "at the simulation's own rate", panel=_PRIVACY),
     ] = None,
     clip: Annotated[
-        float | None, _option("Bound on the l2 norm of a user's update.", "1.0", panel=_PRIVACY)
+        float | None, _option("Bound on the l2 norm of one update.", "1.0", panel=_PRIVACY)
+    ] = None,
+    silo_sizes: Annotated[
+        str | None,
+        _option(
+            "Public sizes of silos that add noise themselves: 400,400 or 5x400.", panel=_PRIVACY
+        ),
     ] = None,
     noise_seed: Annotated[
         int | None,
         _option("Reproducible noise, for experiments only: it protects nobody.", panel=_PRIVACY),
     ] = None,
-    system: Annotated[str | None, _option("dylora or lora.", "dylora")] = None,
+    system: Annotated[
+        str | None, _option("dylora, lora, ffa-lora, rolora, probe or full.", "dylora")
+    ] = None,
     rank: Annotated[int | None, _option("Largest rank of the adapter.", "8")] = None,
     scale: Annotated[str | None, _option("dylora, rs or fixed.", "rs")] = None,
     alpha: Annotated[float | None, _option("The adapter's alpha.", "16.0")] = None,
@@ -84,32 +137,49 @@ def train(
     server_rule: Annotated[str | None, _option("sgd or adam.", "sgd")] = None,
     server_lr: Annotated[float | None, _option("Step of the server.", "4.0")] = None,
     momentum: Annotated[float | None, _option("Momentum of the server.", "0.9")] = None,
+    bits: Annotated[
+        float | None, _option("Clients receive a copy of so many bits a weight (FedLPP).")
+    ] = None,
     eval_every: Annotated[int | None, _option("Rounds between evaluations.", "5")] = None,
     eval_texts: Annotated[int | None, _option("Test texts used (0: all).", "1000")] = None,
     seed: Annotated[int | None, _option("Seed of what is public.", "0")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("dpmech-run"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in that folder.")
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an adapter by federated learning, with user-level privacy at the server.
+    """Train an adapter by federated learning: any system, with privacy or without.
 
-    Example: dpmech train --epsilon 8 --rounds 20 --cohort 100 --out run
+    Example: dpmech train --config dp-dylora --epsilon 8 --rounds 20 --cohort 100 --out run
 
-    The folder then holds report.json, plan.json, ledger.json and the adapters, rank by rank.
+    A file for --config holds names of options (with _ for -), and what is rarely set and has no
+    option here: average, executor, targets, rank_probabilities, ranks, and the tables [broadcast],
+    [silos], [adaptive] and [dealing]; it may build on a preset with preset = "NAME". Options win
+    over --set, which wins over the file.
+
+    The folder then holds report.md and report.json, plan.json, ledger.json, the adapters, rank by
+    rank, and config.toml, which makes the same run again.
     """
-    written = {name: value for name, value in locals().items() if value is not None}
-    for used in ("as_json", "resume", "non_private"):
-        del written[used]
-    _check_installed(model or "minilm")
-    request = _request(written, non_private=non_private)
-    _check_folder(out, resume=resume)
+    said = {name: value for name, value in locals().items() if value not in (None, False)}
+    if list_presets:
+        tell_presets(as_json)
+        return
+    settings = layered_settings(said, out, resume=resume)
+    _check_installed(str(settings.get("model", "minilm")))
+    request = request_of(settings, out)
+    check_folder(out, resume=resume)
+    keep_settings(request, settings, resume=resume)
     report = _trained(request)
     if as_json:
         print_json({"out": str(out), "report": json.loads(report.to_json())})
     else:
-        typer.echo("\n".join(_summary(report, out)))
+        typer.echo("\n".join(summary(report, out)))
+
+
+def tell_presets(as_json: bool) -> None:
+    """The presets, a line each."""
+    found = described()
+    if as_json:
+        print_json({"presets": found})
+    else:
+        print_table(("preset", "what it is"), list(found.items()))
 
 
 def _check_installed(model: str) -> None:
@@ -127,41 +197,6 @@ def _found(name: str) -> bool:
         return find_spec(name) is not None
     except ImportError:
         return False
-
-
-def _request(written: dict[str, Any], *, non_private: bool) -> TrainRequest:
-    """The options as a request; what was not written keeps the defaults of the training package."""
-    import dataclasses
-
-    from dpmech import PrivacyPlan
-    from fl_integration import FederatedConfig, TrainRequest
-
-    private = [name for name in ("epsilon", "plan") if name in written]
-    if non_private and private:
-        raise ValueError(f"Expected --non-private or --{private[0]}, not both.")
-    if not (non_private or private):
-        raise ValueError("Expected --epsilon, --plan or --non-private: say what the run may cost.")
-    if "plan" in written:
-        written["plan"] = PrivacyPlan.load(written["plan"])
-    if "noise" in written:
-        written["noise"] = noise_from(written["noise"])
-    fields = {field.name for field in dataclasses.fields(FederatedConfig)}
-    config = FederatedConfig(**{k: v for k, v in written.items() if k in fields})
-    return TrainRequest(config=config, **{k: v for k, v in written.items() if k not in fields})
-
-
-def _check_folder(out: Path, *, resume: bool) -> None:
-    """A folder with a run in it is continued when that was asked for, and only then."""
-    begun = (out / "checkpoint").exists()
-    if begun and not resume:
-        raise ValueError(
-            f"Expected an empty folder, but {str(out)!r} holds a run; continue it with --resume, "
-            "or choose another --out."
-        )
-    if resume and not begun:
-        raise ValueError(
-            f"Expected a run to resume in {str(out)!r}; leave --resume out to start it."
-        )
 
 
 def _trained(request: TrainRequest) -> TrainReport:
@@ -185,19 +220,25 @@ def _trained(request: TrainRequest) -> TrainReport:
         return run(request, progress=show)
 
 
-def _summary(report: TrainReport, out: Path) -> list[str]:
+def summary(report: TrainReport, out: Path) -> list[str]:
     """The result as the user reads it."""
     accuracy = "not measured" if report.final_accuracy is None else f"{report.final_accuracy:.4f}"
-    lines = [
-        f"accuracy {accuracy} (largest class: {report.majority_share:.4f})",
-        f"results: {out}",
-    ]
+    largest = report.majority_share
+    beside = "" if largest is None else f" (largest class: {largest:.4f})"
+    lines = [f"accuracy {accuracy}{beside}", f"results: {out}"]
     if report.epsilon is None:
         return [*lines, "not private: no noise was added"]
     bound = bounded("epsilon", None, report.epsilon, report.accountant or "pld")
-    lines.append(f"this run, {report.clients} users: {bound}, delta {report.delta:g}")
+    lines.append(f"this run, {_protected(report)}: {bound}, delta {report.delta:g}")
     if report.hypothetical is not None:
         lines.append(str(report.hypothetical))
     elif report.why_not_private is not None:
         lines.append(f"not to be called private: {report.why_not_private}")
     return lines
+
+
+def _protected(report: TrainReport) -> str:
+    """Whom the bound is about."""
+    if report.config.get("silos"):
+        return f"an example of {report.clients} silos"
+    return f"{report.clients} {report.unit}s"

@@ -87,3 +87,43 @@ def test_a_delta_of_another_shape_is_refused() -> None:
         ClippedSum(3, 1.0).add(torch.ones(4))
     with pytest.raises(ValueError, match="flat"):
         clip_flat(torch.ones(2, 2), 1.0)
+
+
+def test_rows_are_clipped_as_if_they_came_one_by_one() -> None:
+    rows = torch.randn(9, 50, generator=torch.Generator().manual_seed(2)).double()
+    rows[1] *= 1e-3
+    rows[2, 7] = math.nan
+    rows[3, 0], rows[3, 1] = math.inf, -math.inf
+    rows[4] = 0
+    rows[5] *= 1e300  # the squares overflow
+    rows[6] *= 1e-300  # the squares vanish
+    for bound in (None, 1.0, 1e9):
+        wanted = torch.stack([clip_flat(row, bound) for row in rows if row.abs().max() < 1e200])
+        huge = clip_flat(rows[5], bound)
+        total = ClippedSum(50, bound, keep_norms=True)
+        total.add_rows(rows)
+        torch.testing.assert_close(total.value, wanted.sum(0) + huge, rtol=1e-12, atol=1e-12)
+        assert len(total.norms) == 9
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9, 1e30])
+def test_a_row_adds_at_most_the_bound_exactly(scale: float) -> None:
+    for seed in range(50):
+        row = scale * torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
+        total = ClippedSum(64, 0.7)
+        total.add_rows(row)
+        assert exact_norm(total.value) <= 0.7
+
+
+def test_a_row_that_is_no_number_leaves_the_others() -> None:
+    rows = torch.ones(3, 4)
+    rows[1] = math.nan
+    total = ClippedSum(4, 1.0)
+    total.add_rows(rows)
+    torch.testing.assert_close(total.value, torch.ones(4).double(), rtol=1e-8, atol=0)
+
+
+def test_rows_of_another_length_are_refused() -> None:
+    for bad in (torch.ones(2, 4), torch.ones(3), torch.ones(1, 1, 3)):
+        with pytest.raises(ValueError, match="3 numbers"):
+            ClippedSum(3, 1.0).add_rows(bad)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -156,7 +155,7 @@ def test_clients_train_from_the_broadcast_and_never_see_the_weights(
         seen.append(round.start)
         total.add(torch.full_like(round.start, 0.01 * len(seen)).double())
 
-    monkeypatch.setattr(sys.modules["fl_integration.federate"], "executor_for", lambda _: look)
+    monkeypatch.setattr("fl_integration.run.executor_for", lambda _: look)
     space = make(quantised)
     start = space.flatten(4).double()
     federate(space, tokens, quantised, None)

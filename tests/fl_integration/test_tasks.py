@@ -142,9 +142,9 @@ def test_a_text_without_a_target_has_no_loss_and_no_gradient() -> None:
 
 def test_hits_count_the_targets_that_are_most_likely() -> None:
     logits = torch.tensor([[[0.0, 1.0], [2.0, 1.0]], [[1.0, float("nan")], [1.0, 0.0]]])
-    hits, counts = text_hits(logits, torch.tensor([[1, 1], [0, 0]]))
+    hits, counts = text_hits(logits, torch.tensor([[1, 1], [1, 0]]))
     assert (hits.tolist(), counts.tolist()) == ([1, 1], [2, 2])  # what is not finite is wrong
-    hits, counts = text_hits(logits[:, 0], torch.tensor([1, 0]))
+    hits, counts = text_hits(logits[:, 0], torch.tensor([1, 1]))
     assert (hits.tolist(), counts.tolist()) == ([1, 0], [1, 1])
 
 

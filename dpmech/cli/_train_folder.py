@@ -1,0 +1,79 @@
+"""What a training run starts from, and keeps in its folder to be run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpmech.cli._requests import settings_of
+from dpmech.cli._settings import SETTINGS_FILE, Settings, assigned, layered, read, written
+from dpmech.files import write_atomically
+
+if TYPE_CHECKING:
+    from fl_integration import TrainRequest
+
+_NO_SETTINGS = ("config", "set_", "list_presets", "out", "resume", "as_json")
+# Options that stand for a name inside a table.
+_INSIDE = {"bits": ("broadcast", "bits"), "silo_sizes": ("silos", "sizes")}
+
+
+def layered_settings(said: dict[str, Any], out: Path, *, resume: bool) -> Settings:
+    """The settings of a run, from below: those it began with, a file or preset, --set, options."""
+    began = out / SETTINGS_FILE
+    settings = read(str(began)) if resume and began.is_file() else {}
+    if "config" in said:
+        settings = layered(settings, read(said["config"]))
+    settings = layered(settings, assigned(said.get("set_", ())))
+    options = {k: v for k, v in said.items() if k not in _NO_SETTINGS}
+    for name, (table, inside) in _INSIDE.items():
+        if name in options:
+            options[table] = {inside: options.pop(name)}
+    if "silos" in options:
+        options["silos"] = {"sizes": sizes(options["silos"]["sizes"])}
+    return layered(settings, options)
+
+
+def sizes(text: str) -> list[int]:
+    """Sizes as they are written.
+
+    >>> sizes("400,2x50")
+    [400, 50, 50]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        times, _, size = part.rpartition("x")
+        if not (size.strip().isdecimal() and (times.strip() or "1").isdecimal()):
+            raise ValueError(f"Expected sizes such as 400,400 or 5x400, got {text!r}.")
+        found += [int(size)] * int(times or 1)
+    return found
+
+
+def keep_settings(request: TrainRequest, settings: Settings, *, resume: bool) -> None:
+    """Write the settings of a run into its folder; a run is continued with its own alone."""
+    path = request.out / SETTINGS_FILE
+    whole = settings_of(request, settings)
+    if resume and path.is_file():
+        began = read(str(path))
+        other = sorted(k for k in {*began, *whole} if began.get(k) != whole.get(k))
+        if other:
+            raise ValueError(
+                f"Expected the settings that the run in {str(request.out)!r} began with, but"
+                f" {', '.join(other)} differ; see its {SETTINGS_FILE}, or choose another --out."
+            )
+        return
+    request.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, written(whole, comment=f"dpmech train --config {path} runs it again."))
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """A folder with a run in it is continued when that was asked for, and only then."""
+    begun = (out / "checkpoint").exists()
+    if begun and not resume:
+        raise ValueError(
+            f"Expected an empty folder, but {str(out)!r} holds a run; continue it with --resume, "
+            "or choose another --out."
+        )
+    if resume and not begun:
+        raise ValueError(
+            f"Expected a run to resume in {str(out)!r}; leave --resume out to start it."
+        )

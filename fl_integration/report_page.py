@@ -1,0 +1,188 @@
+"""A run's report as a page to be read in a minute; every number is the report's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Context, Decimal
+
+from fl_integration.config import FederatedConfig
+from fl_integration.report import SECRET, SEEDED, WITHHELD, TrainReport
+
+_UNITS = {
+    "user": "a user with all its texts",
+    "example": "one example (a text)",
+}
+_KILO = 1000
+
+
+def report_page(report: TrainReport) -> str:
+    """Return the report as Markdown.
+
+    **Guarantees**: what the run cost its own clients and what a forecast says are rows of their
+    own; a bound is rounded up; a run that may not be called private says so, and why, first.
+    """
+    system = report.config.get("system", "run")
+    lines = [
+        f"# {system} on {report.data}",
+        "",
+        f"{_accuracy(report)} {_verdict(report)}",
+        "",
+        "## Privacy",
+        "",
+        *_table(_privacy(report)),
+        "",
+        "## What ran",
+        "",
+        *_table(_run(report)),
+        "",
+        "## What no number here covers",
+        "",
+        *(f"- {text[0].upper()}{text[1:].rstrip('.')}." for text in _uncovered(report)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def bytes_text(count: int | None) -> str:
+    """A number of bytes as it is read.
+
+    >>> bytes_text(1_234_567), bytes_text(12), bytes_text(None)
+    ('1.23 MB', '12 B', 'nothing is sent')
+    """
+    if count is None:
+        return "nothing is sent"
+    size, units = float(count), ["B", "kB", "MB", "GB"]
+    while size >= _KILO and len(units) > 1:
+        size, units = size / _KILO, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+def rounded_up(epsilon: float) -> str:
+    """An upper bound in five digits, never below it.
+
+    >>> rounded_up(1.82821)
+    '1.8283'
+    """
+    return f"{Context(prec=5, rounding=ROUND_CEILING).create_decimal(Decimal(epsilon)):g}"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Rows of two columns; what separates columns is taken literally."""
+    written = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows]
+    return ["| | |", "|---|---|", *written]
+
+
+def _accuracy(report: TrainReport) -> str:
+    if report.final_accuracy is None:
+        return "Accuracy was not measured."
+    largest = report.majority_share
+    beside = "" if largest is None else f" (always the largest class: {largest:.4f})"
+    return f"Accuracy {report.final_accuracy:.4f} on the test set, taken to be public{beside}."
+
+
+def _verdict(report: TrainReport) -> str:
+    reason = report.why_not_private
+    return "**Private**, as said below." if reason is None else f"**Not private**: {reason}."
+
+
+def _privacy(report: TrainReport) -> list[tuple[str, str]]:
+    """The terms of the claim; of a run without noise, that there is none."""
+    if report.ledger is None or report.epsilon is None:
+        return [("ε", "none: no noise was added, nothing is claimed")]
+    sampled = f"{report.sampling}, from {report.clients:,} {_drawn_from(report)}"
+    rows = [
+        (
+            "ε that this run cost",
+            f"at most {rounded_up(report.epsilon)} at δ = {report.delta:.3g}, derived from the"
+            f" ledger by {report.accountant}",
+        ),
+        ("Protects", f"{_UNITS.get(report.unit, report.unit)} ({report.relation})"),
+        ("Sampling", sampled),
+        ("Trusted", report.trusted),
+        ("Randomness", SEEDED if report.reproducible_noise else SECRET),
+        *(("Released", line) for line in _releases(report)),
+    ]
+    forecast = report.hypothetical
+    if forecast is None:
+        return rows
+    return [
+        *rows,
+        (
+            "Hypothetical ε",
+            f"{rounded_up(forecast.epsilon)} at δ = {forecast.delta:.3g}, if {forecast.cohort:g} of"
+            f" {forecast.population:,} clients took part in a round: a forecast, which protects"
+            " nobody here",
+        ),
+    ]
+
+
+def _releases(report: TrainReport) -> Iterable[str]:
+    """The ledger's mechanisms; those that differ in their coordinates alone are one line."""
+    counts: Counter[tuple[str, str, float]] = Counter()
+    dims: dict[tuple[str, str, float], int] = {}
+    for mechanism, count in () if report.ledger is None else report.ledger.entries:
+        of = mechanism.sensitivity
+        key = (str(mechanism.noise), f"{of.norm} sensitivity {of.bound:g}", mechanism.sampling.rate)
+        counts[key] += count
+        dims[key] = max(dims.get(key, 0), of.dim)
+    for key, count in counts.items():
+        noise, bound, rate = key
+        where = "one number" if dims[key] == 1 else f"at most {dims[key]:,} coordinates"
+        yield f"{count} × {noise} on a sum of {bound}, {where}, sampling rate {rate:.4g}"
+
+
+def _drawn_from(report: TrainReport) -> str:
+    silos = "silos, in each of a silo's own steps" if report.config.get("silos") else ""
+    return silos or f"{report.unit}s"
+
+
+def _run(report: TrainReport) -> list[tuple[str, str]]:
+    rows = [
+        ("Model", report.model or "not named"),
+        ("Clients", f"{report.clients:,}"),
+        ("Rounds", _rounds(report)),
+        ("Settings that are not the default", _settings(report)),
+        ("Seed of what is public", str(report.config.get("seed"))),
+        ("Accuracy by round", _by_round(report)),
+        ("Accuracy by rank", _listed(report.accuracy_by_rank.items(), "rank")),
+        ("A client received, sent", _sent(report)),
+        ("Seconds", f"{report.seconds:g}"),
+        ("Versions", ", ".join(f"{name} {v}" for name, v in report.versions.items())),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _rounds(report: TrainReport) -> str:
+    burnt = sum(metrics.burnt for metrics in report.rounds)
+    lost = f", of which {burnt} were interrupted: paid for, and without effect" if burnt else ""
+    return f"{len(report.rounds)}{lost}"
+
+
+def _settings(report: TrainReport) -> str:
+    """What differs from the defaults of a configuration."""
+    usual = FederatedConfig().to_dict()
+    config = report.config.items()
+    return ", ".join(f"{k}={v}" for k, v in config if k != "seed" and v != usual.get(k))
+
+
+def _by_round(report: TrainReport) -> str:
+    measured = [(m.round + 1, m.accuracy) for m in report.rounds if m.accuracy is not None]
+    return _listed(measured, "round")
+
+
+def _listed(pairs: Iterable[tuple[int, float]], what: str) -> str:
+    return ", ".join(f"{what} {at}: {value:.3f}" for at, value in pairs)
+
+
+def _sent(report: TrainReport) -> str:
+    """Bytes of the whole run, expected."""
+    if report.bytes_down is None or report.bytes_full is None:
+        return "nothing: the data are in one place"
+    return (
+        f"{bytes_text(report.bytes_down)}, {bytes_text(report.bytes_up)} in the whole run,"
+        f" expected ({bytes_text(report.bytes_full)} each way for all weights of the model)"
+    )
+
+
+def _uncovered(report: TrainReport) -> list[str]:
+    return [report.selection] if report.ledger is None else [report.selection, WITHHELD]
