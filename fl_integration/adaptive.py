@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dpmech.noise import Floats
 from fl_integration.clipping import ClippedSum
@@ -47,23 +46,6 @@ def next_clip(adaptive: AdaptiveClip, clip: float, share: float, *, initial: flo
     """
     exponent = min(-adaptive.rate * (share - adaptive.quantile), _LARGEST_EXPONENT)
     return min(max(clip * math.exp(exponent), SMALLEST * initial), LARGEST * initial)
-
-
-def in_units(total: Tensor, *, clip: float, initial: float) -> Tensor:
-    """A sum of deltas clipped at C as the planned mechanism takes it: a client weighs at most C₀.
-
-    **Guarantees**: adding or removing a client moves the result by at most C₀ in l2 (the margin of
-    the clip covers the rounding of the product).
-
-    Arguments:
-        total: (d,) fp64, of a `ClippedSum` at ``clip``. clip: C. initial: C₀, the plan's bound.
-    """
-    return total * (initial / clip)
-
-
-def out_of_units(released: Tensor, *, clip: float, initial: float) -> Tensor:
-    """What was released in units of the clip, as a delta again; post-processing."""
-    return released * (clip / initial)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -99,8 +99,13 @@ class Work:
 def local_work(tokens: Tokens, client: int, *, limit: int, rng: np.random.Generator) -> Work:
     """Choose at most ``limit`` of a client's texts, and their order, with the client's own rng."""
     ids, targets = tokens.client(client), tokens.targets(client)
-    chosen = rng.permutation(len(ids))[:limit]
-    return Work(ids=[ids[i] for i in chosen], labels=targets[chosen])
+    rows = chosen(len(ids), limit=limit, rng=rng)
+    return Work(ids=[ids[i] for i in rows], labels=targets[rows])
+
+
+def chosen(texts: int, *, limit: int, rng: np.random.Generator) -> Integers:
+    """Which of a client's texts take part in a round, at most ``limit``, and in which order."""
+    return rng.permutation(texts)[:limit].astype(np.int64)
 
 
 def step_sizes(space: FlatSpace, rank: int, config: FederatedConfig) -> Tensor:

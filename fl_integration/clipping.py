@@ -13,12 +13,15 @@ from torch import Tensor
 # fp64 rounding of a norm over d coordinates is at most d·2^-53 relative, about 1e-9 at d = 1e7;
 # clipping to a hair less than C keeps the *exact* norm within C.
 ROUNDING_MARGIN = 1e-9
+# A sum of n terms of norm C is off by at most n·2^-53 times n·C when they are added one at a time,
+# so the sums of two neighbours may differ by twice that more than by a term: 2e-6·C at n = 90 000.
+SUM_MARGIN = 2e-6
 # Norms whose squares, and those of the coordinates that matter, are ordinary fp64 numbers.
 SAFE_NORMS = (1e-140, 1e140)
 ROWS = 1 << 17  # numbers of deltas that are best added at once: 1 MiB in fp64
 
 
-def clip_flat(delta: Tensor, bound: float | None) -> Tensor:
+def clip_flat(delta: Tensor, bound: float | None, *, margin: float = ROUNDING_MARGIN) -> Tensor:
     """Scale a client's whole delta so that its l2 norm is at most ``bound``.
 
     **Guarantees**
@@ -29,7 +32,7 @@ def clip_flat(delta: Tensor, bound: float | None) -> Tensor:
     Arguments:
         delta: (d,) every coordinate that will be released; one clip for all of them, because
             clipping k parts at C each has joint sensitivity √k·C.
-        bound: C > 0, or ``None`` not to clip (non-private runs).
+        bound: C > 0, or ``None`` not to clip (non-private runs). margin: share of it left unused.
 
     Raises:
         ValueError: when ``bound`` is not positive or ``delta`` is not one vector.
@@ -39,20 +42,20 @@ def clip_flat(delta: Tensor, bound: float | None) -> Tensor:
     """
     if delta.ndim != 1:
         raise ValueError(f"Expected one flat delta, got shape {tuple(delta.shape)}.")
-    limit = _limit(bound)
+    limit = _limit(bound, margin)
     wide = delta.detach().double().cpu()
     if not bool(torch.isfinite(wide).all()):
         return torch.zeros_like(wide)
     return wide if limit is None else _shrink(wide, limit)
 
 
-def _limit(bound: float | None) -> float | None:
+def _limit(bound: float | None, margin: float) -> float | None:
     """What norms are clipped to: a hair less than C."""
     if bound is None:
         return None
     if not (bound > 0 and math.isfinite(bound)):
         raise ValueError(f"Expected bound={bound} > 0 and finite.")
-    return bound * (1.0 - ROUNDING_MARGIN)
+    return bound * (1.0 - margin)
 
 
 def _shrink(vector: Tensor, limit: float) -> Tensor:
@@ -71,7 +74,8 @@ class ClippedSum:
 
     **Guarantees**
 
-    * Adding or removing one client moves the sum by at most ``bound`` in l2.
+    * Adding or removing one client moves the sum by at most ``bound`` in l2, rounding included (up
+      to 90 000 clients one at a time, far more in blocks).
 
     Arguments:
         dim: d >= 1. bound: C, or ``None`` not to clip.
@@ -84,7 +88,7 @@ class ClippedSum:
 
     def __init__(self, dim: int, bound: float | None, *, keep_norms: bool = False) -> None:
         self._sum = torch.zeros(dim, dtype=torch.float64)
-        self._bound, self._limit = bound, _limit(bound)
+        self._bound, self._limit = bound, _limit(bound, SUM_MARGIN)
         self._norms: list[float] | None = [] if keep_norms else None
 
     def add(self, delta: Tensor) -> None:
@@ -115,10 +119,33 @@ class ClippedSum:
         plain = (norms > SAFE_NORMS[0]) & (norms < SAFE_NORMS[1])
         if not bool(plain.all()):
             for row in wide[~plain]:
-                self._sum += clip_flat(row, self._bound).to(wide.device)
+                self._sum += clip_flat(row, self._bound, margin=SUM_MARGIN).to(wide.device)
             wide, norms = wide[plain], norms[plain]
         factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
         self._sum.addmv_(wide.T, factors.clamp(max=1.0))
+
+    def add_linear(self, left: Tensor, right: Tensor, head: slice) -> None:
+        """Clip and add deltas that are a linear layer's: a product of two vectors each.
+
+        Delta i is left_i ⊗ right_i in the weight, left_i in the bias, and 0 elsewhere; its norm is
+        ‖left_i‖·√(‖right_i‖² + 1), so no delta is written down.
+
+        **Guarantees**: those of `add_rows` for such rows; one that is not finite adds nothing.
+
+        Arguments:
+            left: (n, K). right: (n, d). head: where weight (K·d, row by row) and bias (K) lie.
+        """
+        left, right = left.detach().double(), right.detach().double()
+        # a product whose squares overflow is as good as none: it adds nothing
+        norms = torch.linalg.vector_norm(left, dim=1) * (right.square().sum(1) + 1.0).sqrt()
+        finite = torch.isfinite(norms)
+        if self._norms is not None:
+            self._norms.extend(norms.tolist())
+        factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
+        factors = torch.where(finite, factors.nan_to_num(posinf=1.0).clamp(max=1.0), 0.0)
+        scaled = torch.where(finite[:, None], left, 0.0) * factors[:, None]
+        weight = scaled.T @ torch.where(finite[:, None], right, 0.0)
+        self._sum[head] += torch.cat([weight.reshape(-1), scaled.sum(0)])
 
     def absorb(self, value: Tensor, norms: tuple[float, ...] = ()) -> None:
         """Add the sum of *other* clients that were clipped to the same bound elsewhere."""

@@ -180,6 +180,8 @@ class FederatedConfig:
 
     def rate(self, clients: int) -> float:
         """The sampling rate q = cohort/N among ``clients`` clients (ValueError when above 1)."""
+        if self.silos is not None:
+            return 1.0  # every silo takes part in every round
         if not self.cohort <= clients:
             raise ValueError(
                 f"Expected cohort={self.cohort} <= {clients} clients; choose a smaller cohort."

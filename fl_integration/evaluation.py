@@ -36,18 +36,20 @@ def score(
     ids: Sequence[Sequence[int]],
     targets: Integers,
     *,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
 ) -> Hits:
     """Return the hits of a model on token ids (n texts) with their targets, in their order.
 
     Args:
         targets: (n,) or (n, L), see `fl_integration.encoding`.
-        batch_tokens: tokens in a batch, padding included; a language model holds as many
-            distributions over its vocabulary at a time.
+        batch_tokens: tokens in a batch, padding included (default 4096; 1024 for a language model,
+            which holds as many distributions over its vocabulary at a time).
     """
+    default = 1024 if model.head is None else 4096
+    most = default if batch_tokens is None else batch_tokens
     hits, counts = np.zeros((2, len(ids)), dtype=np.int64)
     with torch.inference_mode():
-        for batch in length_sorted_batches(ids, batch_tokens=batch_tokens, pad_id=model.pad_id):
+        for batch in length_sorted_batches(ids, batch_tokens=most, pad_id=model.pad_id):
             wanted = torch.from_numpy(targets[batch.rows])
             tensors = batch.input_ids, batch.attention_mask, wanted
             found, real = model.correct(*(tensor.to(model.device) for tensor in tensors))

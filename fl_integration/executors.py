@@ -1,7 +1,8 @@
 """Which executor computes a cohort: the fastest of those that give the loop's sum.
 
-One local step a client: merged, where only linear layers move. Several: one client after the other
-or stacked, whichever was faster on a chunk of the run's own clients.
+One local step a client: merged, where only linear layers move; on cached features, where only the
+head does. Several: one client after the other or stacked, whichever was faster on a chunk of the
+run's own clients.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Executor, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
+from fl_integration.probing import ProbeSum
 from fl_integration.vmapped import vmap_sum
 
 CHUNK = 32  # clients that the two are timed on
@@ -32,6 +34,8 @@ def executor_for(config: FederatedConfig) -> Executor:
             f" local_epochs={config.local_epochs}, batch_size={config.batch_size},"
             f" max_texts={config.max_texts}, system={config.system!r}; use 'auto'."
         )
+    if config.executor == "auto" and one_step and config.system == "probe":
+        return ProbeSum()
     if config.executor == "auto":
         return merged_sum if one_step and linear else Fastest()
     return {"loop": loop_sum, "merged": merged_sum, "vmap": vmap_sum}[config.executor]

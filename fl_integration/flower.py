@@ -93,8 +93,8 @@ class FlowerClients:
 def trained_reply(message: Message, space: FlatSpace, tokens: Tokens) -> Message:
     """Train on a node's own texts as a message asks, and reply with the clipped move.
 
-    **Guarantees**: the reply holds one vector of norm at most the clip, and nothing else: no loss,
-    no number of texts.
+    **Guarantees**: the reply holds one vector of norm at most the clip (up to its rounding to fp32,
+    which the server's own clip takes off), and nothing else: no loss, no number of texts.
 
     Arguments:
         message: of `FlowerClients`. space: of the same model and configuration as the server's.
@@ -113,14 +113,15 @@ def trained_reply(message: Message, space: FlatSpace, tokens: Tokens) -> Message
 def clip_mod(message: Message, context: Any, call_next: Callable[..., Message]) -> Message:
     """A mod for Flower's ClientApp: what the app sends as its ``delta`` leaves the node clipped.
 
-    **Guarantees**: the reply's only record is the delta, as one flat vector of norm at most the
-    round's clip; what is not finite becomes zero. Metrics that the app adds are taken out.
+    **Guarantees**: the reply's only record is the delta, one flat vector of norm at most the
+    round's clip, up to its rounding to fp32; what is not finite becomes zero. Metrics that the app
+    adds are taken out.
 
     Arguments:
         message: of `FlowerClients`. context, call_next: Flower's.
     """
     reply = call_next(message, context)
-    if reply.has_error() or message.metadata.message_type != TRAIN:
+    if reply.has_error() or message.metadata.message_type.partition(".")[0] != TRAIN:
         return reply
     delta = _vector(reply.content[ARRAYS][DELTA])
     return _reply(message, clip_flat(delta, message.content[CONFIG].get("clip")))
@@ -129,7 +130,8 @@ def clip_mod(message: Message, context: Any, call_next: Callable[..., Message]) 
 def _request(node: int, round: Round, clip: float | None, config: FederatedConfig) -> Message:
     """What a node is asked."""
     app = _flower()
-    settings = {"round": round.index, "rank": round.rank, "config": json.dumps(config.to_dict())}
+    settings: dict[str, Any] = {"round": round.index, "rank": round.rank}
+    settings["config"] = json.dumps(config.to_dict())
     arrays = {START: app.Array(round.start.numpy())}
     if clip is not None:
         settings["clip"] = float(clip)
@@ -176,7 +178,7 @@ def _readable(reply: Message, dim: int) -> Tensor | None:
     """The vector of a reply, if there is one of the right length."""
     try:
         delta = _vector(reply.content[ARRAYS][DELTA])
-    except (KeyError, TypeError, ValueError):  # what a record says of a reply of another form
+    except Exception:  # a client may send anything, and nothing that it sends ends the run
         return None
     return delta if delta.shape == (dim,) else None
 

@@ -89,15 +89,14 @@ def _privacy(report: TrainReport) -> list[tuple[str, str]]:
     """The terms of the claim; of a run without noise, that there is none."""
     if report.ledger is None or report.epsilon is None:
         return [("ε", "none: no noise was added, nothing is claimed")]
-    sampled = f"{report.sampling}, from {report.clients:,} {_drawn_from(report)}"
     rows = [
         (
             "ε that this run cost",
-            f"at most {rounded_up(report.epsilon)} at δ = {report.delta:.3g}, derived from the"
-            f" ledger by {report.accountant}",
+            f"at most {rounded_up(report.epsilon)} at δ = {rounded_up(report.delta or 0)}, derived"
+            f" from the ledger by {report.accountant}",
         ),
         ("Protects", f"{_UNITS.get(report.unit, report.unit)} ({report.relation})"),
-        ("Sampling", sampled),
+        ("Sampling", _sampling(report)),
         ("Trusted", report.trusted),
         ("Randomness", SEEDED if report.reproducible_noise else SECRET),
         *(("Released", line) for line in _releases(report)),
@@ -109,9 +108,9 @@ def _privacy(report: TrainReport) -> list[tuple[str, str]]:
         *rows,
         (
             "Hypothetical ε",
-            f"{rounded_up(forecast.epsilon)} at δ = {forecast.delta:.3g}, if {forecast.cohort:g} of"
-            f" {forecast.population:,} clients took part in a round: a forecast, which protects"
-            " nobody here",
+            f"{rounded_up(forecast.epsilon)} at δ = {rounded_up(forecast.delta)}, if"
+            f" {forecast.cohort:g} of {forecast.population:,} clients took part in a round: a"
+            " forecast, which protects nobody here",
         ),
     ]
 
@@ -131,9 +130,11 @@ def _releases(report: TrainReport) -> Iterable[str]:
         yield f"{count} × {noise} on a sum of {bound}, {where}, sampling rate {rate:.4g}"
 
 
-def _drawn_from(report: TrainReport) -> str:
-    silos = "silos, in each of a silo's own steps" if report.config.get("silos") else ""
-    return silos or f"{report.unit}s"
+def _sampling(report: TrainReport) -> str:
+    """Who is drawn from what."""
+    if report.config.get("silos"):
+        return f"{report.sampling}, in each step of each of {report.clients:,} silos"
+    return f"{report.sampling}, in each round from {report.clients:,} {report.unit}s"
 
 
 def _run(report: TrainReport) -> list[tuple[str, str]]:
@@ -145,6 +146,7 @@ def _run(report: TrainReport) -> list[tuple[str, str]]:
         ("Seed of what is public", str(report.config.get("seed"))),
         ("Accuracy by round", _by_round(report)),
         ("Accuracy by rank", _listed(report.accuracy_by_rank.items(), "rank")),
+        ("Accuracy by client", _by_client(report)),
         ("A client received, sent", _sent(report)),
         ("Seconds", f"{report.seconds:g}"),
         ("Versions", ", ".join(f"{name} {v}" for name, v in report.versions.items())),
@@ -168,6 +170,18 @@ def _settings(report: TrainReport) -> str:
 def _by_round(report: TrainReport) -> str:
     measured = [(m.round + 1, m.accuracy) for m in report.rounds if m.accuracy is not None]
     return _listed(measured, "round")
+
+
+def _by_client(report: TrainReport) -> str:
+    """How accuracy is spread over the clients that the test texts are of."""
+    found = report.accuracy_by_group
+    if found is None:
+        return ""
+    thirds = ", ".join(f"{share:.3f}" for share in found.by_size)
+    return (
+        f"mean of {found.groups} test clients {found.mean:.3f}, of the worst tenth"
+        f" {found.worst_decile:.3f}; small, middle, large ones {thirds}"
+    )
 
 
 def _listed(pairs: Iterable[tuple[int, float]], what: str) -> str:

@@ -128,7 +128,7 @@ class Run:
         told: dict[str, Any] = {
             "round": state.round,
             "rank": self.rank(state.round),
-            "expected_cohort": self.config.cohort,
+            "expected_cohort": self.config.cohort if self.config.silos is None else self.clients,
             "burnt": burnt,
             "clip": state.clip if self.config.adaptive else None,
             "scalars": scalars,

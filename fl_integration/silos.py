@@ -109,7 +109,7 @@ class _Silo(Cohort):
     def open(cls, cohort: Cohort, silo: int, *, silos: SiloNoise) -> _Silo:
         """The silo's own examples, one step an example."""
         tokens = cohort.tokens
-        held = Work(ids=tokens.client(silo), labels=tokens.data.clients[silo].labels)
+        held = Work(ids=tokens.client(silo), labels=tokens.targets(silo))
         return cls(
             space=cohort.space,
             tokens=tokens,

@@ -61,7 +61,7 @@ def traffic(
         changing = int(torch.stack(masks).any(0).sum())
         return bytes_down(config.broadcast, changing), bytes_up(int(masks[turn].sum()))
 
-    share = config.rate(clients) if config.silos is None else 1.0
+    share = config.rate(clients)
     down = up = 0.0
     for t, rank in enumerate(ranks):
         received, sent = sizes(rank, t % turns)

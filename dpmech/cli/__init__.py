@@ -13,7 +13,8 @@ import typer
 
 from dpmech.cli._group import LazyGroup
 
-# Each subcommand lives in dpmech.cli.NAME, in a typer.Typer called app (see _group.subcommand).
+# Each subcommand lives in dpmech.cli.NAME (with _ for -), in a typer.Typer called app
+# (see _group.subcommand).
 COMMANDS = {
     "epsilon": "The privacy that a noise costs: a proved upper bound on epsilon.",
     "delta": "The same at a given epsilon: a proved upper bound on delta.",
@@ -24,7 +25,8 @@ COMMANDS = {
     "search": "The best noise for a target, among a family of laws.",
     "laws": "The noise laws, their parameters and defaults.",
     "sample": "Draw from a noise.",
-    "train": "Federated training of an adapter under a privacy plan.",
+    "train": "Federated training of any system under a privacy plan.",
+    "compare-systems": "Several federated systems at several epsilons, in one table.",
     "plot": "Privacy curves, densities, noise and accuracy against epsilon.",
     "demo": "The whole way: search, account, train, plot and report.",
 }

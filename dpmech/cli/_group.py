@@ -54,7 +54,7 @@ class LazyGroup(TyperGroup):
         """Find the subcommand as usual, then put the real one in the place of its stand-in."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
-            command = get_command(import_module(f"dpmech.cli.{name}").app)
+            command = get_command(import_module(f"dpmech.cli.{name.replace('-', '_')}").app)
             command.name = name
         return name, command, rest
 

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch import Tensor
 
-from dpmech import Gaussian
+from dpmech import Gaussian, PrivacyPlan
 from fl_integration.adaptive import (
     LARGEST,
     SMALLEST,
     ClipBits,
-    in_units,
     next_clip,
-    out_of_units,
 )
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
+from fl_integration.federate import released
 from fl_integration.queries import AdaptiveClip
+from fl_integration.run import Run
 from fl_integration.sampler import Randomness
 from fl_integration.scalars import Streams, contributions, release_scalar
-from fl_integration.server import noisy_mean
 
 ADAPTIVE = AdaptiveClip(quantile=0.5, rate=0.2, cohort=30.0)
-CLIPS = (1e-3, 0.037, 1.0, 3.0, 1e3)
 
 
 def test_the_clip_moves_as_in_the_paper() -> None:
@@ -71,35 +69,43 @@ def test_the_clip_finds_the_quantile_through_the_noise() -> None:
         assert reached == pytest.approx(quantile, abs=0.05)
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-def test_a_client_weighs_at_most_the_planned_bound_whatever_the_clip(clip: float) -> None:
-    initial, generator = 0.3, torch.Generator().manual_seed(0)
-    total = ClippedSum(500, clip)
-    others = [torch.randn(500, generator=generator) * clip * 10**k for k in (-3, -2, -1, 0)]
-    for delta in others:
-        total.add(delta)
-    without = in_units(total.value, clip=clip, initial=initial)
-    for hostile in (torch.full((500,), 1e9), torch.randn(500, generator=generator) * clip):
-        beside = ClippedSum(500, clip)
-        for delta in (*others, hostile):
-            beside.add(delta)
-        moved = in_units(beside.value, clip=clip, initial=initial) - without
-        assert moved.norm().item() <= initial * (1 + 1e-12)
-        assert moved.norm().item() == pytest.approx(initial, rel=1e-8)
-    torch.testing.assert_close(out_of_units(without, clip=clip, initial=initial), total.value)
+@pytest.fixture
+def moved(
+    make_space: Callable[..., Any],
+    tokens: Tokens,
+    config: FederatedConfig,
+    make_plan: Callable[..., PrivacyPlan],
+) -> Callable[..., Tensor]:
+    """The sum that the loop releases at a clip for some clients, always with the same noise."""
+    config = replace(config, system="lora", local_lr=1.0)
+    space = make_space()
+    run = Run.prepare(space, tokens, config, make_plan(config, dim=space.dim(4)))
+
+    def sum_of(clip: float, clients: Sequence[int]) -> Tensor:
+        drawn = np.asarray(clients, dtype=np.int64)
+        round = Round(index=0, rank=4, clients=drawn, start=space.flatten(4))
+        return config.cohort * released(run, round, clip, lambda: None)[0]
+
+    return sum_of
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-def test_the_noise_follows_the_clip(clip: float) -> None:
-    """On the planned units it is the planned law; on the deltas, that law times C/C0."""
-    noise, initial = Gaussian(sigma=0.9), 0.3
-    zero = in_units(torch.zeros(4000, dtype=torch.float64), clip=clip, initial=initial)
-    released = noisy_mean(zero, noise=noise, rng=np.random.default_rng(1), denominator=10.0)
-    deltas = 10.0 * out_of_units(released, clip=clip, initial=initial).numpy()
-    law = noise.scaled(clip / initial)
-    assert stats.kstest(deltas, law.cdf).pvalue > 1e-6
+@pytest.mark.parametrize("relative", [1e-3, 0.1, 1.0, 5.0])
+def test_in_units_of_the_clip_the_mechanism_is_the_planned_one(
+    moved: Callable[..., Tensor], config: FederatedConfig, relative: float
+) -> None:
+    initial = config.clip
+    clip = relative * initial
+    with_all = moved(clip, range(30))
+    for client in (3, 17):
+        without = moved(clip, [i for i in range(30) if i != client])
+        weight = (with_all - without).norm().item() / relative
+        assert weight <= initial * (1 + 1e-9)
+        assert weight == pytest.approx(initial, rel=1e-5)  # all are clipped: nothing is wasted
+    law = Gaussian(sigma=initial)  # that of make_plan
+    drawn = moved(clip, []).numpy() / relative
+    assert stats.kstest(drawn, law.cdf).pvalue > 1e-6
     for wrong in (2 / 3, 3 / 2):
-        assert stats.kstest(deltas, law.scaled(wrong).cdf).pvalue < 1e-9
+        assert stats.kstest(drawn, law.scaled(wrong).cdf).pvalue < 1e-4
 
 
 @pytest.fixture

@@ -145,8 +145,9 @@ def test_the_clip_is_one_for_adapters_and_head(
     free = _sum(loop_sum, cohort, round).value
     bound = 0.5 * free.norm().item()
     clipped = _sum(loop_sum, cohort, round, bound=bound).value
-    torch.testing.assert_close(clipped, 0.5 * free)  # A, B and head shrink together
-    assert clipped.norm().item() == pytest.approx(bound)
+    # A, B and head shrink together
+    torch.testing.assert_close(clipped, 0.5 * free, rtol=1e-5, atol=0)
+    assert clipped.norm().item() == pytest.approx(bound, rel=1e-5)
 
 
 def test_clients_without_texts_add_zero(

@@ -83,7 +83,9 @@ def test_equal_names_are_on_one_side() -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected columns of 2 rows, got 1 labels"):
         Rows(texts=("a", "b"), labels=("x",), clients=(), test=np.zeros(2, dtype=bool))
-    with pytest.raises(ValueError, match="Expected a label a text .* got 2 labels for 1 in client c"):
+    with pytest.raises(
+        ValueError, match=r"Expected a label a text .* got 2 labels for 1 in client c"
+    ):
         Client(name="c", texts=("a",), labels=np.zeros(2, dtype=np.int64))
 
 
@@ -289,15 +291,15 @@ def test_equal_texts_without_clients_are_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.tsv", "words\tlabel\na\t1\n", "Expected a column text or sentence or tokens in .*words, label"),
-        ("t.csv", "text,client\na,1\n", "Expected a column label or category or tags in .*text, client"),
-        ("t.jsonl", '{"label": 1}\n', "Expected a column text or sentence or tokens in .* got label"),
+        ("t.tsv", "words\tlabel\na\t1\n", "a column text or sentence or tokens in .*words, label"),
+        ("t.csv", "text,client\na,1\n", "a column label or category or tags in .*text, client"),
+        ("t.jsonl", '{"label": 1}\n', "a column text or sentence or tokens in .* got label"),
         ("t.jsonl", "[1]\n", r"Expected a JSON object on line 1, got '\[1\]'"),
         ("t.jsonl", "{\n", "Expected a readable UTF-8 table"),
         ("t.tsv", "text\tlabel\na\t1\nb\n", "Expected a value for label in row 2"),
         ("t.tsv", "text\tlabel\n", "Expected at least one row"),
         ("t.xml", "a", "Expected a .tsv, .csv, .jsonl or .txt file"),
-        ("t.txt", "a", "Expected a column label or category or tags in .* got text"),
+        ("t.txt", "a", "a column label or category or tags in .* got text"),
         ("t.jsonl", '{"text": ["a"], "label": 1}\n', "one value for text .* lists are for token"),
         ("t.tsv", "text\tlabel\na\t1\n", "Expected training and test texts .* got 1 and 0"),
     ],
@@ -320,7 +322,7 @@ def test_bad_arguments_say_what_is_wrong(tmp_path: Path) -> None:
         load_data("nowhere")
     with pytest.raises(ValueError, match="a file of one's own with task='token-classification'"):
         load_data("sst2", data_dir=tmp_path, task="token-classification")
-    with pytest.raises(ValueError, match="and test_path=.*sst2 has classes of texts"):
+    with pytest.raises(ValueError, match=r"and test_path=.*sst2 has classes of texts"):
         load_data("sst2", data_dir=tmp_path, test_path=path)
 
 

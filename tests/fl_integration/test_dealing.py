@@ -76,6 +76,11 @@ def test_zipf_sizes_follow_the_law_and_leave_no_client_empty(
     np.testing.assert_allclose(large / large[:1], law, atol=2.0 / sizes[0])
 
 
+def test_zipf_sizes_are_rounded_to_the_nearest() -> None:
+    assert client_sizes(100, Dealing(size=20, zipf=1.0)).tolist() == [44, 22, 14, 11, 9]
+    assert client_sizes(12, Dealing(size=2, zipf=2.0)).tolist() == [6, 2, 1, 1, 1, 1]
+
+
 def test_zipf_clients_hold_what_they_are_dealt(tmp_path: Path) -> None:
     loaded = load_data(table(tmp_path / "t.tsv", rows=1000), dealing=Dealing(size=10, zipf=1.0))
     sizes = [len(c) for c in loaded.clients]

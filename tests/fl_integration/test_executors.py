@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from fl_integration import cohort as cohort_module
-from fl_integration import executors, vmapped
+from fl_integration import executors, federate, vmapped
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Executor, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
-from fl_integration.data import Client, FederatedData
+from fl_integration.data import Client, FederatedData, LazyClients, Totals
 from fl_integration.executors import Fastest, executor_for
 from fl_integration.models import load_model
 from fl_integration.sampler import Randomness
@@ -240,3 +240,23 @@ def test_the_configuration_names_the_executor(config: FederatedConfig) -> None:
     assert executor_for(replace(two, executor="vmap")) is vmap_sum
     with pytest.raises(ValueError, match="local_epochs=2"):
         executor_for(replace(two, executor="merged"))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_makes_only_the_clients_that_it_draws(
+    make_space: SpaceMaker, federated_data: FederatedData, config: FederatedConfig, steps: int
+) -> None:
+    made: list[int] = []
+
+    def make(index: int) -> Client:
+        made.append(index)
+        texts = tuple(f"red {index % 7}" for _ in range(3))
+        return Client(name=str(index), texts=texts, labels=np.zeros(3, dtype=np.int64))
+
+    totals = Totals(examples=3 * 10**6, labels=np.asarray([3 * 10**6, 0, 0]))
+    data = replace(federated_data, clients=LazyClients(10**6, make), totals=totals)
+    tokens = Tokens(data, load_model("tiny", labels=3)[1])
+    short = replace(config, rounds=3, cohort=8, local_epochs=steps)
+    report = federate(make_space(), tokens, short)
+    assert sum(metrics.cohort_size or 0 for metrics in report.rounds) == len(made)
+    assert 3 <= len(made) == len(set(made)) <= 60

@@ -218,7 +218,9 @@ def test_targets_follow_the_architecture() -> None:
     assert default_targets(nn.ModuleDict({"c_attn": Conv1D(6, 2)})) == ("c_attn",)
     with pytest.raises(ValueError, match=r"of ModuleDict; name targets among one, two\."):
         default_targets(nn.ModuleDict({"two": nn.Linear(2, 2), "one": Conv1D(2, 2)}))
-    with pytest.raises(ValueError, match="query.value.*among no layers at all"):
+    with pytest.raises(ValueError, match=r"name targets among query\."):  # where is its value?
+        default_targets(nn.ModuleDict({"query": nn.Linear(2, 2), "value": nn.Dropout()}))
+    with pytest.raises(ValueError, match=r"query\+value.*among no layers at all"):
         default_targets(nn.Dropout())
 
 

@@ -71,7 +71,7 @@ def test_a_client_moves_the_sum_by_at_most_the_sensitivity(query: ScalarQuery) -
     bound = scalar_mechanism(query, SEARCHED, clients=N).sensitivity.bound
     added = contributions(query, HOSTILE)
     assert np.all(np.abs(added) <= bound)
-    assert np.max(np.abs(added)) == pytest.approx(bound, rel=1e-8)  # nor is the bound too large
+    assert np.max(np.abs(added)) == pytest.approx(bound, rel=1e-5)  # nor is the bound too large
     assert not added[2:5].any()  # not finite: nothing, rather than the bound
     # In the loop itself, with every client drawn: one client more moves the sum by no more.
     every = replace(query, cohort=9.0)

@@ -33,14 +33,15 @@ from dpmech.guarantee import ApproximateDP
 from dpmech.tabulated import Tabulated
 from fl_integration.sampler import Randomness
 from fl_integration.zeroth_order import (
+    BoundedLosses,
     Losses,
     ZerothOrderConfig,
-    clipped_differences,
     direction,
     replayed,
     train_zeroth_order,
     zeroth_order_mechanism,
 )
+from fl_integration.zo_quotients import Probe, clipped_differences
 from optimizer_search import SearchProblem
 from optimizer_search.single_release import single_release_candidates
 
@@ -49,6 +50,7 @@ CONFIG = ZerothOrderConfig(rate=0.25, steps=8, clip=0.5, lr=0.1, noise_seed=3, b
 SMALL = Gaussian(sigma=1e-9)
 
 
+@BoundedLosses
 def flat_losses(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
     """The same loss for every record, wherever θ is: all that is released is the noise."""
     return torch.full((len(rows),), 0.7)
@@ -56,7 +58,16 @@ def flat_losses(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
 
 def linear(weights: Tensor) -> Losses:
     """The loss of record i is the i-th row of the weights times θ, so its quotient is row · z."""
-    return lambda theta, rows: weights[torch.from_numpy(rows)] @ theta
+    return BoundedLosses(lambda theta, rows: weights[torch.from_numpy(rows)] @ theta)
+
+
+def quotients(
+    losses: Losses, theta: Tensor, z: Tensor, rows: NDArray[np.int64], config: ZerothOrderConfig
+) -> NDArray[np.float64]:
+    """The clipped differences of some rows along z, as the loop takes them."""
+    probe = Probe.at(theta, z, config.rho)
+    limit = probe.limit(losses, config, records=len(rows))
+    return clipped_differences(losses, probe, rows, config, limit=limit)
 
 
 def far(theta: Tensor) -> Tensor:
@@ -91,7 +102,7 @@ def with_adversary(losses: Losses, adversary: Callable[[Tensor], Tensor] | None)
         wanted = adversary(theta) if adversary else torch.tensor(0.0)
         return torch.where(torch.from_numpy(rows == 0), wanted.double(), found)
 
-    return changed
+    return BoundedLosses(changed)
 
 
 def sums(losses: Losses, config: ZerothOrderConfig, *, records: int) -> NDArray[np.float64]:
@@ -125,7 +136,7 @@ def test_the_exact_change_of_a_rounded_sum_is_within_the_clip() -> None:
     weights = torch.from_numpy(rng.normal(size=(20_000, 3)))
     z = direction(CONFIG, 0, dim=3)
     sloped = with_adversary(linear(weights), far)
-    terms = clipped_differences(sloped, torch.zeros(3), z, np.arange(20_000), CONFIG)
+    terms = quotients(sloped, torch.zeros(3), z, np.arange(20_000), CONFIG)
     assert np.abs(terms).max() <= CONFIG.clip
     exact = sum(map(Fraction, terms.tolist()))
     assert abs(exact - sum(map(Fraction, terms[1:].tolist()))) <= Fraction(CONFIG.clip)
@@ -138,7 +149,7 @@ def test_a_release_is_the_sum_rounded_once_plus_the_noise() -> None:
     config = replace(CONFIG, rate=1.0, steps=1, batch=5_000)
     released = sums(linear(weights), config, records=5_000)[0]
     z = direction(config, 0, dim=3)
-    terms = clipped_differences(linear(weights), torch.zeros(3), z, np.arange(5_000), config)
+    terms = quotients(linear(weights), torch.zeros(3), z, np.arange(5_000), config)
     drawn = SMALL.sample((1,), Randomness(seed=0, secret_seed=3).noise(0))[0]
     assert released == math.fsum(terms) + drawn
 
@@ -147,7 +158,7 @@ def test_small_quotients_are_directional_derivatives() -> None:
     weights = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     z = direction(CONFIG, 5, dim=4)
     wide = replace(CONFIG, clip=100.0)
-    found = clipped_differences(linear(weights), torch.ones(4), z, np.arange(9), wide)
+    found = quotients(linear(weights), torch.ones(4), z, np.arange(9), wide)
     assert found == pytest.approx((weights @ z).numpy(), rel=1e-9)
 
 
@@ -160,8 +171,8 @@ def test_a_record_is_alone_unless_asked_otherwise() -> None:
         return len(rows) * theta[:1].sum().expand(len(rows))
 
     z, rows = direction(CONFIG, 0, dim=1), np.arange(6)
-    alone = clipped_differences(crowded, torch.zeros(1), z, rows, replace(CONFIG, batch=1))
-    fewer = clipped_differences(crowded, torch.zeros(1), z, rows[:2], replace(CONFIG, batch=1))
+    alone = quotients(crowded, torch.zeros(1), z, rows, replace(CONFIG, batch=1))
+    fewer = quotients(crowded, torch.zeros(1), z, rows[:2], replace(CONFIG, batch=1))
     assert set(seen) == {1}
     assert np.array_equal(alone[:2], fewer)
 
@@ -240,6 +251,7 @@ def test_the_denominator_is_the_expected_sample() -> None:
     weights = torch.full((12, 3), 0.05, dtype=torch.float64)
     sizes: set[int] = set()
 
+    @BoundedLosses
     def counted(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         sizes.add(len(rows))
         return linear(weights)(theta, rows)
@@ -258,6 +270,7 @@ def test_samples_are_poisson_and_fresh() -> None:
     config = replace(CONFIG, rate=0.2, steps=600, lr=0.0)
     drawn: list[NDArray[np.int64]] = []
 
+    @BoundedLosses
     def watched(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         drawn.append(rows)
         return flat_losses(theta, rows)
@@ -275,6 +288,7 @@ def test_an_empty_sample_releases_noise_and_pays() -> None:
     config = replace(CONFIG, rate=1e-12, steps=20)
     law = Gaussian(sigma=0.3)
 
+    @BoundedLosses
     def never(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         raise AssertionError("nobody was sampled")
 
@@ -310,6 +324,7 @@ def test_a_replay_is_exact_at_every_step(dtype: torch.dtype) -> None:
     start = torch.from_numpy(np.random.default_rng(3).normal(size=5)).to(dtype)
     before, seen = start.clone(), list[Tensor]()
 
+    @BoundedLosses
     def watched(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         seen.append(theta)
         return linear(weights)(theta, rows)
@@ -338,6 +353,7 @@ def test_a_logistic_model_learns() -> None:
     labels = np.where(features @ [2.0, -1.0, 0.5, 0.0, 1.0, -2.0] > 0, 1.0, -1.0)
     x, y = torch.from_numpy(features), torch.from_numpy(labels)
 
+    @BoundedLosses
     def logistic(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         chosen = torch.from_numpy(rows)
         return torch.nn.functional.softplus(-y[chosen] * (x[chosen] @ theta))
@@ -378,6 +394,7 @@ def changed(plan: PrivacyPlan, **fields: object) -> PrivacyPlan:
     return replace(plan, mechanism=replace(plan.mechanism, **fields))
 
 
+@BoundedLosses
 def refuse_to_read(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
     raise AssertionError("a record was read")
 
@@ -431,13 +448,92 @@ def test_laws_without_a_proved_scalar_pair_are_refused() -> None:
         {"seed": -1},
         {"noise_seed": -1},
         {"batch": 0},
+        {"schedule": "cosine"},
     ],
     ids=str,
 )
 def test_bad_values_are_refused_with_the_value(fields: dict[str, object]) -> None:
     ((name, value),) = fields.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         replace(CONFIG, **fields)
+
+
+def noisy_in_company(error: float) -> BoundedLosses:
+    """The loss of every record falls with θ and is off by the bound where it has company."""
+
+    def losses(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        ahead = float(theta[0]) > 0
+        wrong = (error if ahead else -error) * (len(rows) > 1)
+        return torch.full((len(rows),), wrong, dtype=torch.float64)
+
+    return BoundedLosses(losses, error)
+
+
+def test_company_moves_a_sum_by_no_more_than_the_margin_makes_up_for() -> None:
+    # Record 0 is far out; with it in, every other loss is off by the bound, in the same direction.
+    records, error = 50, 1e-7
+    config = replace(CONFIG, rate=1.0, lr=0.0, steps=1, batch=records)
+    far_out, moved = noisy_in_company(error), list[float]()
+
+    def losses(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        found = far_out(theta, rows)
+        return torch.where(torch.from_numpy(rows == 0), far(theta).double(), found)
+
+    z = direction(config, 0, dim=3)
+    probe = Probe.at(torch.zeros(3, dtype=torch.float64), z, config.rho)
+    for bound in (0.0, error):
+        told = BoundedLosses(losses, bound)
+        limit = probe.limit(told, config, records=records)
+        all_rows = np.arange(records)
+        with_it = clipped_differences(told, probe, all_rows, config, limit=limit)
+        alone = replace(config, batch=1)
+        without = clipped_differences(told, probe, all_rows[1:], alone, limit=limit)
+        moved.append(abs(math.fsum(with_it) - math.fsum(without)))
+    assert moved[0] > config.clip * 1.001  # a bound that is not told breaks the promise
+    assert moved[1] <= config.clip
+
+
+def test_company_without_a_bound_or_with_a_large_one_is_refused() -> None:
+    def plain(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        raise AssertionError("a record was read")
+
+    law = Gaussian(sigma=1.0)
+    with pytest.raises(ValueError, match="batch=1000 to be 1 for losses without a bound"):
+        train_zeroth_order(plain, torch.zeros(2), 40, CONFIG, law, delta=DELTA)
+    wide = BoundedLosses(plain, 1e-6)
+    with pytest.raises(ValueError, match=r"rho=0\.001 and clip=0\.5 to leave 1% .* got 0\.16"):
+        train_zeroth_order(wide, torch.zeros(2), 40, CONFIG, law, delta=DELTA)
+    nothing = BoundedLosses(plain, math.nan)
+    probe = Probe.at(torch.zeros(2), torch.ones(2), CONFIG.rho)
+    assert probe.limit(nothing, CONFIG, records=40) == 0.0
+
+
+def test_a_linear_schedule_ends_near_zero_and_replays() -> None:
+    config = replace(CONFIG, schedule="linear", lr=0.8)
+    assert [config.step_size(step) for step in (0, 4, 7)] == pytest.approx([0.8, 0.4, 0.1])
+    weights = torch.ones(12, 3, dtype=torch.float64)
+    law, start = Gaussian(sigma=1.0), torch.zeros(3)
+    result = train_zeroth_order(linear(weights), start, 12, config, law, delta=DELTA)
+    before = replayed(start, config, result.releases[:-1], records=12)
+    z = direction(config, 7, dim=3)
+    last = before - (0.1 * result.releases[-1] / 3.0) * z
+    assert result.theta.numpy() == pytest.approx(last.numpy(), rel=1e-12)
+
+
+def test_without_privacy_the_sums_are_bare_and_epsilon_is_infinite() -> None:
+    weights = torch.full((12, 3), 0.05, dtype=torch.float64)
+    config = replace(CONFIG, rate=1.0)
+    result = train_zeroth_order(linear(weights), torch.zeros(3), 12, config, None)
+    z = direction(config, 0, dim=3)
+    bare = math.fsum(quotients(linear(weights), torch.zeros(3), z, np.arange(12), config))
+    assert result.releases[0] == bare
+    assert (result.epsilon, result.ledger.entries) == (math.inf, ())
+
+
+def test_a_configuration_is_written_and_read() -> None:
+    assert ZerothOrderConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    with pytest.raises(ValueError, match="known fields"):
+        ZerothOrderConfig.from_dict(CONFIG.to_dict() | {"epsilon": 1.0})
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -451,6 +547,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
         train_zeroth_order(refuse_to_read, torch.zeros(2, 2), 40, CONFIG, law, delta=DELTA)
 
+    @BoundedLosses
     def averaged(theta: Tensor, rows: NDArray[np.int64]) -> Tensor:
         return flat_losses(theta, rows).mean()
 

@@ -1,0 +1,145 @@
+"""The clipped sum of a linear head's gradients, on features that are computed once.
+
+Where only the head moves, the encoder gives a text the same features in every round. A client's
+gradient is then an outer product (or a mean of some), and where a client has one text, its norm is
+a product of two norms: no gradient is ever written down, and a full batch costs two products.
+
+Symbols: n texts, d width of the features, K classes, x features (d,), r softmax minus label (K,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fl_integration.batches import length_sorted_batches
+from fl_integration.client import Tokens, chosen
+from fl_integration.clipping import ClippedSum
+from fl_integration.cohort import Cohort, Round, merged_sum
+from fl_integration.tasks import Classifier
+
+KEPT = 2**17  # texts whose features are kept: 200 MB at d = 384
+BLOCK = 2**12  # clients whose texts are worked on together
+
+
+class ProbeSum:
+    """`merged_sum` for the head alone, features cached: one object a run.
+
+    **Guarantees**
+
+    * The deltas are those of `merged_sum` up to rounding. No client's texts touch another's delta.
+    * The features of at most `KEPT` texts are kept, and no client is made that was not drawn.
+
+    A model that is no classifier of whole texts, and a silo's own steps, go to `merged_sum`.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, _Features] = {}
+        self._room = KEPT
+
+    def __call__(self, cohort: Cohort, round: Round, total: ClippedSum) -> None:
+        """Add the clipped deltas of a round's clients, for one local step a client."""
+        model = cohort.space.classifier
+        if type(cohort) is not Cohort or not isinstance(model, Classifier):
+            merged_sum(cohort, round, total)
+            return
+        head = cohort.space.head_slice(round.rank)
+        step = float(cohort.rates(round)[head][0])  # one rate for all of the head
+        weight, bias = _head(round.start[head].double(), labels=model.head.out_features)
+        with cohort.space.use_rank(round.rank) as live:
+            live.load(round.start)
+            for first in range(0, len(round.clients), BLOCK):
+                clients = round.clients[first : first + BLOCK].tolist()
+                taken = _joined(self._of_round(cohort, model, round, clients))
+                left = -step * taken.residuals(weight, bias)
+                _add(total, taken, left, head)
+
+    def _of_round(
+        self, cohort: Cohort, model: Classifier, round: Round, clients: Sequence[int]
+    ) -> list[_Features]:
+        """The features of what each client trains on in a round."""
+        missing = [client for client in clients if client not in self._kept]
+        fresh = dict(zip(missing, _computed(cohort.tokens, model, missing), strict=True))
+        for client, features in fresh.items():
+            if len(features.targets) <= self._room:
+                self._kept[client] = features
+                self._room -= len(features.targets)
+        limit = cohort.config.max_texts
+        found: list[_Features] = []
+        for client in clients:
+            features = fresh.get(client) or self._kept[client]
+            if len(features.targets) > limit:
+                rng = cohort.randomness.local(round.index, client)
+                features = features.at(chosen(len(features.targets), limit=limit, rng=rng))
+            found.append(features)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Features:
+    """Features (n, d) of texts and their classes (n,); owners (n,) where they are of several."""
+
+    x: Tensor
+    targets: Tensor
+    owners: Tensor | None = None
+
+    def at(self, rows: NDArray[np.int64]) -> _Features:
+        """Some of the texts."""
+        picked = torch.from_numpy(rows)
+        return _Features(x=self.x[picked], targets=self.targets[picked])
+
+    def residuals(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Each text's part of its owner's gradient by the logits (n, K), fp64."""
+        predicted = (self.x @ weight.T + bias).softmax(-1)
+        r = predicted - functional.one_hot(self.targets, len(bias))
+        if self.owners is None:
+            return r
+        return r / torch.bincount(self.owners)[self.owners].unsqueeze(-1)
+
+
+def _computed(tokens: Tokens, model: Classifier, clients: Sequence[int]) -> Iterator[_Features]:
+    """The features of all texts of some clients, batched by length."""
+    sizes = [len(tokens.client(client)) for client in clients]
+    ids = [line for client in clients for line in tokens.client(client)]
+    x = torch.zeros(len(ids), model.head.in_features)
+    with torch.no_grad():
+        for batch in length_sorted_batches(ids, pad_id=model.pad_id):
+            tensors = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+            x[torch.from_numpy(batch.rows)] = model.pool(*tensors).float().cpu()
+    for client, part in zip(clients, x.split(sizes), strict=True):
+        yield _Features(x=part, targets=torch.from_numpy(tokens.targets(client)))
+
+
+def _joined(parts: Sequence[_Features]) -> _Features:
+    """The texts of some clients one after the other, in fp64, and whose they are."""
+    sizes = torch.tensor([len(part.targets) for part in parts])
+    return _Features(
+        x=torch.cat([part.x for part in parts]).double(),
+        targets=torch.cat([part.targets for part in parts]),
+        owners=torch.repeat_interleave(torch.arange(len(parts)), sizes),
+    )
+
+
+def _add(total: ClippedSum, taken: _Features, left: Tensor, head: slice) -> None:
+    """Add the clients' deltas: products of the rows of ``left`` (n, K) and of the features."""
+    owners = taken.owners
+    if owners is None or bool((torch.bincount(owners) <= 1).all()):
+        total.add_linear(left, taken.x, head)
+        return
+    for client in owners.unique():
+        mine = owners == client
+        delta = torch.zeros(head.stop, dtype=torch.float64)
+        products = left[mine].T @ taken.x[mine]
+        delta[head] = torch.cat([products.reshape(-1), left[mine].sum(0)])
+        total.add(delta)
+
+
+def _head(flat: Tensor, *, labels: int) -> tuple[Tensor, Tensor]:
+    """The weight (K, d) and the bias (K,) of a flat head."""
+    return flat[:-labels].view(labels, -1), flat[-labels:]
