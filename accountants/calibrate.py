@@ -228,13 +228,19 @@ def _searched(
     for empty in (*rough, proof):
         if last is not None and empty is proof:  # pinned best where the other passes ended
             met = pinned(goal, composed(last, found.x))
-        found = safe_point(
-            lambda x, met=met, empty=empty: excess(met, composed(empty, x)),
-            found,
-            within=_within(empty),
-            nowhere=nowhere,
-        )
-        last = empty
+        try:
+            found = safe_point(
+                lambda x, met=met, empty=empty: excess(met, composed(empty, x)),
+                found,
+                within=_within(empty),
+                nowhere=nowhere,
+            )
+        except Unattainable:
+            # Where the releases beside leave less than a rough pass can tell, a finer one may.
+            if empty is proof or not finest.ledger.entries:
+                raise
+        else:
+            last = empty
     return found.x, met
 
 

@@ -96,6 +96,8 @@ class Case:
         with space.use_rank(self.round.rank) as live:
             live.load(self.round.start)
             model = GradSampleModule(space.classifier, strict=False, loss_reduction="sum")
+            for module in model.modules():  # hooks listen in training mode only; nothing drops out
+                module.training = True
             for ids, mask, targets in self.batches():
                 functional.cross_entropy(model(ids, mask), targets, reduction="sum").backward()
                 samples = [parameter.grad_sample for parameter in live.parameters]
@@ -105,7 +107,7 @@ class Case:
                 for parameter in live.parameters:
                     parameter.grad = parameter.grad_sample = None
             model.remove_hooks()
-            model.forbid_grad_accumulation()
+            model.eval()
         return total
 
 

@@ -10,9 +10,10 @@ from fl_integration.data import Client, FederatedData, load_data
 from fl_integration.extrapolate import Extrapolation, HypotheticalEpsilon, extrapolate
 from fl_integration.federate import federate
 from fl_integration.models import load_model
+from fl_integration.plans import default_delta, plan_for
 from fl_integration.report import RoundMetrics, TrainReport
 from fl_integration.sampler import poisson_cohort
-from fl_integration.train import TrainRequest, default_delta, plan_for, train
+from fl_integration.train import TrainRequest, train
 
 __all__ = [
     "AdapterSpace",

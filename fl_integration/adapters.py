@@ -16,8 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from fl_integration.models import Classifier
+from fl_integration.models import default_targets
 from fl_integration.scales import Scale, check_rank, effective_scale
 from fl_integration.spaces import (
     HEAD_FILE,
@@ -26,6 +27,7 @@ from fl_integration.spaces import (
     portable,
     refuse_adapters,
 )
+from fl_integration.tasks import TextModel
 
 ADAPTER = "default"
 
@@ -44,7 +46,7 @@ class AdapterSpace(FlatSpace):
             device first.
         rank: R, at least 1, the largest rank.
         alpha: α > 0, finite.
-        targets: names of the linear layers of the encoder that get an adapter.
+        targets: names of the linear layers that get an adapter; by default `default_targets`.
         generator: draws A, uniform in ±1/√n; a CPU generator.
         scale: how the scale depends on the rank, see `effective_scale`.
     Raises:
@@ -53,11 +55,11 @@ class AdapterSpace(FlatSpace):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: TextModel,
         *,
         rank: int = 8,
         alpha: float = 16.0,
-        targets: Sequence[str] = ("query", "value"),
+        targets: Sequence[str] | None = None,
         generator: torch.Generator,
         scale: Scale = "rs",
     ) -> None:
@@ -69,7 +71,11 @@ class AdapterSpace(FlatSpace):
         effective_scale(scale, alpha=alpha, maximum=rank, rank=rank)  # refuses an unknown mode
         self.classifier, self.rank, self.alpha = classifier, rank, alpha
         self.scale: Scale = scale
-        self.targets = tuple(targets)
+        self.targets = tuple(targets or default_targets(classifier.encoder))
+        self._transposed = any(
+            isinstance(module, Conv1D) and name.endswith(self.targets)
+            for name, module in classifier.encoder.named_modules()
+        )
         _wrap(classifier, self.config(rank))
         self._layers = [m for m in classifier.encoder.modules() if isinstance(m, LoraLayer)]
         with torch.no_grad():
@@ -88,6 +94,7 @@ class AdapterSpace(FlatSpace):
             r=rank,
             lora_alpha=cast(Any, self.scale_at(rank) * rank),
             target_modules=list(self.targets),
+            fan_in_fan_out=self._transposed,
             lora_dropout=0.0,
             bias="none",
             use_rslora=False,
@@ -143,7 +150,7 @@ class AdapterSpace(FlatSpace):
                 setattr(head, name.removeprefix("head."), parameter)
 
 
-def _wrap(classifier: Classifier, config: LoraConfig) -> None:
+def _wrap(classifier: TextModel, config: LoraConfig) -> None:
     """Put peft's adapters into the encoder; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         try:

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from fl_integration.options import Broadcast, SiloNoise, checked_whole, one_of, option, positive
+from fl_integration.options import (
+    Broadcast,
+    HeadStart,
+    SiloNoise,
+    checked_whole,
+    one_of,
+    option,
+    positive,
+)
 from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.scales import Scale
 
@@ -60,6 +68,7 @@ class FederatedConfig:
         silos: noise in every silo's own steps instead of at the server (DP-LoRA).
         adaptive: the clip follows a quantile of the norms, from ``clip`` on.
         scalars: what else is asked of the clients, by name: answers, accuracy or loss.
+        head_start: a private probe first, with its share of ε (`train` runs both phases).
         executor: how a cohort is computed; the sum is the same.
         eval_every, eval_texts: rounds between evaluations; test texts used (0: all of them).
         seed: seeds what is public (ranks, order of local data); 0 is a seed.
@@ -98,6 +107,7 @@ class FederatedConfig:
     silos: SiloNoise | None = None
     adaptive: AdaptiveClip | None = None
     scalars: tuple[ScalarQuery, ...] = ()
+    head_start: HeadStart | None = None
     executor: ExecutorName = "auto"
     eval_every: int = 5
     eval_texts: int = 1000
@@ -133,6 +143,11 @@ class FederatedConfig:
 
     def _check_unit(self) -> None:
         """What only goes together with one unit of privacy."""
+        if self.head_start is not None and (self.silos is not None or self.system == "full"):
+            raise ValueError(
+                f"Expected no head_start with silos={self.silos} and system={self.system!r}: it is"
+                " noised at the server, before adapters."
+            )
         if self.silos is not None and self.unit != "example":
             raise ValueError(
                 f"Expected unit='example' with {self.silos}, got {self.unit!r}: noise in a silo's"
@@ -140,8 +155,8 @@ class FederatedConfig:
             )
         if self.silos is not None and self.queries:
             raise ValueError(
-                f"Expected no {self.queries[0].name!r} with {self.silos}: a scalar is about clients,"
-                " and here a client is a silo."
+                f"Expected no {self.queries[0].name!r} with {self.silos}: a scalar is about"
+                " clients, and here a client is a silo."
             )
         if self.adaptive is not None and self.clip is None:
             raise ValueError(f"Expected clip=None to be a number to start {self.adaptive} from.")
@@ -209,4 +224,9 @@ class FederatedConfig:
         return cls(**values)
 
 
-OPTIONS = {"broadcast": Broadcast, "silos": SiloNoise, "adaptive": AdaptiveClip}
+OPTIONS = {
+    "broadcast": Broadcast,
+    "silos": SiloNoise,
+    "adaptive": AdaptiveClip,
+    "head_start": HeadStart,
+}

@@ -7,7 +7,8 @@ all-reduce of a clipped fp64 sum. The other processes answer until they are told
 A process that dies breaks the round at the all-reduce, which comes before the spend is written and
 the noise is drawn: nothing was released, and the ledger is as long as it has to be.
 
-Start with ``torchrun --nproc-per-node=K``; every process reads the same data and configuration.
+Start with ``torchrun --nproc-per-node=K``; every process reads the same data and configuration,
+joins the group with `joined` and calls `together`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from torch import Tensor
 
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Executor, Round
+from fl_integration.executors import executor_for
 
 T = TypeVar("T")
+R = TypeVar("R")
 PATIENCE = timedelta(minutes=30)  # how long a message is waited for
 
 
@@ -209,6 +212,29 @@ def leading(group: Group) -> Generator[Callable[[Any], None]]:
     finally:
         if group.size > 1:
             _ = group.share(_Over(result=results[-1] if results else None))
+
+
+def together(train: Callable[[Executor], R], cohort: Cohort, group: Group) -> R:
+    """Train on rank 0, help on the others; all return the same, and hold the same weights.
+
+    **Guarantees**: ``train`` runs on rank 0 alone, so there is one cohort, one noise, one ledger.
+
+    Arguments:
+        train: runs `federate` with the executor that it is given. cohort: of this process's own
+            copy of model, texts and configuration. group: of `joined`.
+
+    Raises:
+        RuntimeError: on the others where rank 0 broke off, and where a process is gone.
+    """
+    executor, space = executor_for(cohort.config), cohort.space
+    if group.rank:
+        result, weights = cast("tuple[R, Tensor]", serve(cohort, executor, group))
+        space.assign(weights, space.rank)
+        return result
+    with leading(group) as finish:
+        result = train(spread(executor, group))
+        finish((result, space.flatten(space.rank)))
+        return result
 
 
 def _share_of(

@@ -44,6 +44,7 @@ def load_model(
     task: Literal["sequence-classification"] = "sequence-classification",
     dtype: DType = "auto",
     seed: int = 0,
+    pooled: int = 1,
 ) -> tuple[Classifier, Tokenizer]: ...
 @overload
 def load_model(
@@ -53,6 +54,7 @@ def load_model(
     task: Task,
     dtype: DType = "auto",
     seed: int = 0,
+    pooled: int = 1,
 ) -> tuple[TextModel, Tokenizer]: ...
 def load_model(
     name: str | Path = "minilm",
@@ -61,6 +63,7 @@ def load_model(
     task: Task = "sequence-classification",
     dtype: DType = "auto",
     seed: int = 0,
+    pooled: int = 1,
 ) -> tuple[TextModel, Tokenizer]:
     """Load a model for a task, and its tokenizer.
 
@@ -72,6 +75,7 @@ def load_model(
         dtype: of the frozen encoder; `auto` is bfloat16 where this CPU computes in it, else
             float32. The head is float32 always, `tiny` unless told otherwise.
         seed: of the random weights of `tiny`; the other models have none.
+        pooled: how many of the last layers a classifier of texts sees.
     Raises:
         ValueError: an unknown task or a wrong number of labels for it, the bundled model is not
             installed or cannot do the task, or nothing loads under name.
@@ -79,7 +83,8 @@ def load_model(
     _check_labels(task, labels)
     if str(name) == "tiny":
         kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        return _made(tiny_encoder(task, seed=seed).to(kind), task, labels, PAD), HashTokenizer()
+        encoder = tiny_encoder(task, seed=seed).to(kind)
+        return _made(encoder, task, labels, PAD, pooled), HashTokenizer()
     offline = str(name) == "minilm"
     if offline and task == "next-token":
         raise ValueError(
@@ -88,7 +93,7 @@ def load_model(
     loaded = _pretrained(
         _bundled() if offline else str(name), task, dtype=_resolve(dtype), offline=offline
     )
-    return _made(loaded.encoder, task, labels, loaded.pad_id), loaded.tokenizer
+    return _made(loaded.encoder, task, labels, loaded.pad_id, pooled), loaded.tokenizer
 
 
 def default_targets(encoder: nn.Module) -> tuple[str, ...]:
@@ -127,12 +132,15 @@ def _check_labels(task: Task, labels: int) -> None:
         raise ValueError(f"Expected labels={labels} >= 2.")
 
 
-def _made(encoder: nn.Module, task: Task, labels: int, pad_id: int) -> TextModel:
+def _made(encoder: nn.Module, task: Task, labels: int, pad_id: int, pooled: int) -> TextModel:
     """The model of a task around an encoder."""
+    if task == "sequence-classification":
+        return Classifier(encoder, labels=labels, pad_id=pad_id, pooled=pooled)
+    if pooled != 1:
+        raise ValueError(f"Expected pooled={pooled} to be 1 for {task}: no layers are pooled.")
     if task == "next-token":
         return LanguageModel(encoder, pad_id=pad_id)
-    kind = Classifier if task == "sequence-classification" else TokenClassifier
-    return kind(encoder, labels=labels, pad_id=pad_id)
+    return TokenClassifier(encoder, labels=labels, pad_id=pad_id)
 
 
 def _bundled() -> str:

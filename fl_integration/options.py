@@ -66,6 +66,43 @@ class SiloNoise:
             checked_whole("silos.sizes", size, least=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadStart:
+    """A private probe before the adapters: first the head alone, then everything, in one ledger.
+
+    The head has a hundredth of the coordinates, so its noise is small and its features never
+    change: it learns fast for little, and the adapters start where their gradients mean something.
+
+    Arguments:
+        share: of ε, what the probe alone would cost; the adapters get what composition leaves.
+        rounds, cohort, clip, lr, momentum, average: the probe's own; ``lr`` is the local step of
+            the head, ``cohort`` 0 is everybody (no sampling).
+
+    Raises:
+        ValueError: on a value outside its range.
+    """
+
+    share: float = 0.5
+    rounds: int = 50
+    cohort: float = 0.0
+    clip: float = 0.2
+    lr: float = 1.0
+    momentum: float = 0.9
+    average: float = 0.9
+
+    def __post_init__(self) -> None:
+        checked_whole("head_start.rounds", self.rounds, least=1)
+        for name in ("clip", "lr"):
+            positive(f"head_start.{name}", getattr(self, name))
+        if not 0 < self.share < 1:
+            raise ValueError(f"Expected head_start.share={self.share} in (0, 1).")
+        if not (math.isfinite(self.cohort) and self.cohort >= 0):
+            raise ValueError(f"Expected head_start.cohort={self.cohort} >= 0 and finite.")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Expected head_start.{name}={getattr(self, name)} in [0, 1).")
+
+
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """ValueError where the value is none of those allowed."""
     if value not in allowed:

@@ -9,14 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fl_integration.models import Classifier
 from fl_integration.scales import Scale, check_rank
+from fl_integration.tasks import TextModel
 
 HEAD_FILE = "head.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -30,7 +29,7 @@ class FlatSpace(ABC):
     slice.
     """
 
-    classifier: Classifier
+    classifier: TextModel
     rank: int
     alpha: float
     scale: Scale
@@ -185,7 +184,7 @@ class FullSpace(FlatSpace):
         ValueError: adapters are in it.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: TextModel) -> None:
         refuse_adapters(classifier)
         classifier.encoder.float()
         self.classifier, self.rank, self.alpha, self.scale = classifier, 1, 1.0, "fixed"
@@ -219,10 +218,9 @@ class FullSpace(FlatSpace):
             setattr(self.classifier.get_submodule(module), leaf, parameter)
 
 
-def head_parameters(classifier: Classifier) -> list[nn.Parameter]:
+def head_parameters(classifier: TextModel) -> list[nn.Parameter]:
     """The parameters of a classifier's own head, if it has one."""
-    head = cast("nn.Module | None", classifier.head)
-    return [] if head is None else list(head.parameters())
+    return [] if classifier.head is None else list(classifier.head.parameters())
 
 
 def portable(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -230,7 +228,7 @@ def portable(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def refuse_adapters(classifier: Classifier) -> None:
+def refuse_adapters(classifier: TextModel) -> None:
     """ValueError for a classifier that has adapters already."""
     if hasattr(classifier.encoder, "peft_config"):
         raise ValueError("Expected a classifier without adapters; load a fresh model.")

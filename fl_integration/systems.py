@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fl_integration.adapters import AdapterSpace
 from fl_integration.config import FederatedConfig, System
-from fl_integration.models import Classifier
 from fl_integration.spaces import FlatSpace, FullSpace
+from fl_integration.tasks import TextModel
 
 # By system: the parts that its rounds train, in turn.
 _TURNS: dict[System, tuple[str, ...]] = {
@@ -25,18 +25,17 @@ _TURNS: dict[System, tuple[str, ...]] = {
 }
 
 
-def space_for(classifier: Classifier, config: FederatedConfig) -> FlatSpace:
+def space_for(classifier: TextModel, config: FederatedConfig) -> FlatSpace:
     """The trainable vector of a configuration's system, its adapters drawn from the public seed."""
     if config.system == "full":
         return FullSpace(classifier)
-    given = {"targets": config.targets} if config.targets else {}
     return AdapterSpace(
         classifier,
         rank=config.rank,
         alpha=config.alpha,
         scale=config.scale,
         generator=torch.Generator().manual_seed(config.seed),
-        **given,
+        targets=config.targets or None,
     )
 
 

@@ -7,6 +7,7 @@ deterministic, and `torch.func.vmap` can run over it.
 Symbols: n texts, L tokens, d width of the encoder, K classes or tokens of the vocabulary.
 """
 
+import math
 from typing import Any, Self, cast
 
 import torch
@@ -68,33 +69,52 @@ class TextModel(nn.Module):
         output: Tensor = self.encoder(input_ids, attention_mask=mask)[0]
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
+    def states(self, input_ids: Tensor, attention_mask: Tensor, *, last: int) -> list[Tensor]:
+        """Return the states (n, L, d) after each of the last layers, never in less than fp32."""
+        if last == 1:
+            return [self.outputs(input_ids, attention_mask)]
+        mask = shaped(attention_mask, cast(Any, self.encoder).dtype, self.mask_form)
+        output = self.encoder(input_ids, attention_mask=mask, output_hidden_states=True)
+        layers: tuple[Tensor, ...] = output.hidden_states[-last:]
+        return [states.to(torch.promote_types(states.dtype, torch.float32)) for states in layers]
+
 
 class Classifier(TextModel):
-    """Classify texts: encoder, masked mean of the last states, L2 normalisation, linear head.
+    """Classify texts: encoder, masked mean of the states, L2 normalisation, linear head.
 
     **Guarantees**: those of `TextModel`; logits (n, K) start at zero.
 
     Args:
         encoder: a model of transformers whose output has `last_hidden_state` (n, L, d).
-        labels: K >= 2. pad_id: the id that fills up shorter rows.
+        labels: K >= 2. pad_id: the id that fills up shorter rows. pooled: how many of the last
+            layers the head sees, side by side: what a sentence encoder was trained for is in the
+            last, other properties of a text often in those before.
     Raises:
-        ValueError: fewer than 2 labels.
+        ValueError: fewer than 2 labels, or no layers.
     """
 
     head: nn.Linear  # pyright: ignore[reportIncompatibleVariableOverride]  # always there
 
-    def __init__(self, encoder: nn.Module, *, labels: int, pad_id: int = 0) -> None:
-        super().__init__(encoder, head=_zero_head(encoder, labels), pad_id=pad_id)
+    def __init__(
+        self, encoder: nn.Module, *, labels: int, pad_id: int = 0, pooled: int = 1
+    ) -> None:
+        depth = int(cast(Any, encoder).config.num_hidden_layers)
+        if not 1 <= pooled <= depth:
+            raise ValueError(f"Expected pooled={pooled} in 1..{depth}, the encoder's layers.")
+        super().__init__(encoder, head=_zero_head(encoder, labels, times=pooled), pad_id=pad_id)
+        self.pooled = pooled
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the logits (n, K) of token ids (n, L), where the mask (n, L) is 1."""
         return self.head(self.pool(input_ids, attention_mask).to(self.head.weight.dtype))
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the L2-normalised mean state (n, d) of the tokens that the mask keeps."""
-        states = self.outputs(input_ids, attention_mask)
-        total = (states * attention_mask.unsqueeze(-1).to(states.dtype)).sum(-2)
-        return functional.normalize(total, dim=-1)  # the mean and the sum have one direction
+        """Return the L2-normalised mean states (n, pooled·d) of the tokens that the mask keeps."""
+        layers = self.states(input_ids, attention_mask, last=self.pooled)
+        kept = attention_mask.unsqueeze(-1).to(layers[0].dtype)
+        # the mean and the sum have one direction
+        means = [functional.normalize((states * kept).sum(-2), dim=-1) for states in layers]
+        return torch.cat(means, dim=-1) / math.sqrt(self.pooled)
 
 
 class TokenClassifier(TextModel):
@@ -179,11 +199,11 @@ def _by_token(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return logits, targets[:, : logits.shape[1]]
 
 
-def _zero_head(encoder: nn.Module, labels: int) -> nn.Linear:
-    """A linear layer that starts at zero, from the width of an encoder."""
+def _zero_head(encoder: nn.Module, labels: int, *, times: int = 1) -> nn.Linear:
+    """A linear layer that starts at zero, from some times the width of an encoder."""
     if labels < 2:
         raise ValueError(f"Expected labels={labels} >= 2.")
-    width = int(cast(Any, encoder).config.hidden_size)
+    width = times * int(cast(Any, encoder).config.hidden_size)
     # not drawn: a linear layer's own start would advance the global generator
     head = cast(nn.Linear, nn.utils.skip_init(nn.Linear, width, labels))
     nn.init.zeros_(head.weight)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from accountants import calibrate
-from dpmech import Gaussian, Noise, PrivacyPlan, Sampling, Sensitivity, Target
+from dpmech import Gaussian, Noise, PrivacyPlan
 from dpmech.files import write_atomically
-from fl_integration.accounting import releases_a_round, sampling_rate
 from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.data import FederatedData, load_data
 from fl_integration.dealing import Dealing
-from fl_integration.extrapolate import Extrapolation, extrapolate
+from fl_integration.extrapolate import Extrapolation
 from fl_integration.federate import Progress, federate
 from fl_integration.models import load_model
+from fl_integration.plans import plans_for, probe_of
 from fl_integration.report import TrainReport
 from fl_integration.report_page import report_page
 from fl_integration.rows import Task
-from fl_integration.systems import released_dim, space_for
+from fl_integration.spaces import FlatSpace
+from fl_integration.systems import space_for
 from fl_integration.units import as_unit
 
 
@@ -30,12 +30,14 @@ class TrainRequest:
     Arguments:
         out: folder for adapters, report, plan, ledger and the checkpoint of an interrupted run.
         data, data_dir, test_path, dealing: what and how `load_data` loads. task: what for.
-        model: a name for `load_model`.
+        model, pooled: for `load_model`.
         config: of the federation.
         epsilon, delta: the target; without ``epsilon`` and ``plan`` the run is not private. δ is
             by default a tenth of one over the number of users protected.
         noise: the family that is calibrated to the target (its scale does not matter).
         plan: a finished plan instead of a target.
+        scalar_noise, scalar_share: the family of the scalars' noise, such as a searched law, and
+            the part of ε that they would cost by themselves.
         population, population_cohort: forecast for N' users and c' = q'·N' of them a round
             (default: the simulation's own sampling rate).
         ranks: ranks to export (default 1, 2, 4, … R). max_length: tokens a text.
@@ -51,11 +53,14 @@ class TrainRequest:
     dealing: Dealing = field(default_factory=Dealing)
     task: Task = "sequence-classification"
     model: str = "minilm"
+    pooled: int = 1
     config: FederatedConfig = field(default_factory=FederatedConfig)
     epsilon: float | None = None
     delta: float | None = None
     noise: Noise = field(default_factory=lambda: Gaussian(sigma=1.0))
     plan: PrivacyPlan | None = None
+    scalar_noise: Noise = field(default_factory=lambda: Gaussian(sigma=1.0))
+    scalar_share: float = 0.1
     population: int | None = None
     population_cohort: float | None = None
     ranks: tuple[int, ...] = ()
@@ -65,6 +70,8 @@ class TrainRequest:
         """Refuse requests that contradict themselves."""
         if self.plan is not None and self.epsilon is not None:
             raise ValueError(f"Expected a plan or epsilon={self.epsilon}, not both.")
+        if not 0 < self.scalar_share < 1:
+            raise ValueError(f"Expected scalar_share={self.scalar_share} in (0, 1).")
         if self.population is None and self.population_cohort is not None:
             raise ValueError(
                 f"Expected population_cohort={self.population_cohort} with a population."
@@ -86,39 +93,6 @@ class TrainRequest:
         return self.ranks or tuple(sorted({2**k for k in range(top.bit_length())} | {top}))
 
 
-def default_delta(users: int) -> float:
-    """δ = 1/(10·users), one tenth of what would let a release of one whole record pass.
-
-    >>> default_delta(1000)
-    0.0001
-    """
-    if users < 1:
-        raise ValueError(f"Expected users={users} >= 1.")
-    return 1.0 / (10 * users)
-
-
-def plan_for(
-    config: FederatedConfig, noise: Noise, target: Target, *, rate: float, dim: int
-) -> PrivacyPlan:
-    """Calibrate a noise family for a configuration: its clip, its rounds, ``rate`` and ``dim``.
-
-    Arguments:
-        config: clip and rounds. noise: the family. target: (ε, δ). rate: q. dim: dim(R).
-
-    Raises:
-        ValueError: without a clip. NoDominatingPair, Unattainable: from the calibration.
-    """
-    if config.clip is None:
-        raise ValueError("Expected clip=None to be a number: noise without a clip protects no one.")
-    return calibrate(
-        noise,
-        target,
-        steps=config.rounds * releases_a_round(config),
-        sampling=Sampling(rate=rate),
-        sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=dim),
-    )
-
-
 def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainReport:
     """Run a request and leave its results in ``request.out``.
 
@@ -135,17 +109,23 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     config, out = request.config, Path(request.out)
     data = data_for(request)
     classifier, tokenizer = load_model(
-        request.model, labels=len(data.labels), task=request.task, seed=config.seed
+        request.model,
+        labels=len(data.labels),
+        task=request.task,
+        seed=config.seed,
+        pooled=request.pooled,
     )
     space = space_for(classifier, config)
-    privacy = privacy_for(request, data, dim=released_dim(space, config.system))
+    plans = plans_for(request, space, clients=len(data.clients))
     out.mkdir(parents=True, exist_ok=True)
-    if privacy is not None:
-        plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
+    if plans.main is not None:
+        plan = plans.main.plan if isinstance(plans.main, Extrapolation) else plans.main
         plan.save(out / "plan.json")
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
+    if config.head_start is not None:
+        _head_start(space, tokens, config, plans.head_start, out / "head-start")
     report = federate(
-        space, tokens, config, privacy, checkpoint_dir=out / "checkpoint", progress=progress
+        space, tokens, config, plans.main, checkpoint_dir=out / "checkpoint", progress=progress
     )
     report = replace(report, model=request.model)
     for rank in request.exported:
@@ -155,6 +135,19 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     if report.ledger is not None:
         report.ledger.save(out / "ledger.json")
     return report
+
+
+def _head_start(
+    space: FlatSpace, tokens: Tokens, config: FederatedConfig, plan: PrivacyPlan | None, out: Path
+) -> None:
+    """Run the probe of a head start, which leaves its head in the space; resumable on its own."""
+    if config.head_start is None:
+        return
+    probe = probe_of(config, config.head_start, clients=len(tokens.data.clients))
+    out.mkdir(exist_ok=True)
+    if plan is not None:
+        plan.save(out / "plan.json")
+    federate(space, tokens, probe, plan, checkpoint_dir=out / "checkpoint")
 
 
 def data_for(request: TrainRequest) -> FederatedData:
@@ -168,29 +161,3 @@ def data_for(request: TrainRequest) -> FederatedData:
         dealing=request.dealing,
     )
     return as_unit(data, request.config)
-
-
-def privacy_for(
-    request: TrainRequest, data: FederatedData, *, dim: int
-) -> PrivacyPlan | Extrapolation | None:
-    """The plan that a request asks for: given, calibrated, for these clients or for a forecast."""
-    config, clients = request.config, len(data.clients)
-    users = request.population or clients
-    if config.unit == "example" and config.silos is not None:
-        users = sum(config.silos.sizes)
-    rate = sampling_rate(config, clients)
-    if request.population is not None and request.population_cohort is not None:
-        rate = request.population_cohort / users
-    plan = request.plan
-    if plan is None and request.epsilon is not None:
-        delta = default_delta(users) if request.delta is None else request.delta
-        target = Target(epsilon=request.epsilon, delta=delta)
-        plan = plan_for(config, request.noise, target, rate=rate, dim=dim)
-    if plan is None or request.population is None:
-        return plan
-    return extrapolate(
-        plan,
-        population=request.population,
-        simulated_clients=clients,
-        simulated_cohort=config.cohort,
-    )

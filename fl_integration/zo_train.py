@@ -21,8 +21,8 @@ from fl_integration.data import FederatedData, as_examples, load_data
 from fl_integration.evaluation import score
 from fl_integration.models import load_model
 from fl_integration.options import checked_whole, one_of
+from fl_integration.plans import default_delta
 from fl_integration.report import versions
-from fl_integration.train import default_delta
 from fl_integration.zeroth_order import ZerothOrderRun, replayed
 from fl_integration.zo_adapter import adapter_losses
 from fl_integration.zo_config import ACCOUNTANT, ZerothOrderConfig

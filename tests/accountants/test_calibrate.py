@@ -386,3 +386,12 @@ def test_others_that_exceed_the_goal_alone_are_named() -> None:
 def test_others_under_another_relation_are_refused() -> None:
     with pytest.raises(ValueError, match="do not add up"):
         calibrate_scale(STEP, TARGET, others=((replace(SHARE, relation="replace-one"), 1),))
+
+
+@pytest.mark.parametrize("left", [3e-3, 3e-5])
+def test_what_others_leave_is_used_however_little(left: float) -> None:
+    most = calibrate_scale(SHARE, TARGET, steps=40).mechanism
+    others = ((replace(most, noise=most.noise.scaled(1 + left)), 40),)
+    plan = calibrate_scale(STEP, TARGET, steps=50, others=others)
+    done = PLD(tolerance=1e-6).compose_ledger(Ledger(plan.entries))
+    assert done.epsilon(TARGET.delta) == pytest.approx(TARGET.epsilon, rel=2e-5)

@@ -276,3 +276,26 @@ def test_auto_is_bf16_here_with_an_fp32_head_and_nearly_the_same_vectors(
         one, other = classifier.pool(tokens, mask), half.pool(tokens, mask)
     assert other.dtype == torch.float32
     assert nn.functional.cosine_similarity(one, other).min() > 0.999
+
+
+def test_a_head_on_several_layers_sees_their_means_side_by_side() -> None:
+    one, _ = load_model("tiny", labels=3)
+    two, _ = load_model("tiny", labels=3, pooled=2)
+    ids, mask = pad([[1, 20, 30, 2], [1, 40, 2]])
+    with torch.no_grad():
+        both = two.pool(ids, mask)
+        assert torch.allclose(both[:, 32:] * 2**0.5, one.pool(ids, mask), atol=1e-6)
+        states = two.encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
+        first = states[0, :4].mean(0)
+        assert torch.allclose(both[0, :32] * 2**0.5, first / first.norm(), atol=1e-5)
+        assert torch.allclose(both.norm(dim=1), torch.ones(2))
+    assert two.head.in_features == 64
+    assert not two(ids, mask).any()
+
+
+@pytest.mark.parametrize("pooled", [0, 3])
+def test_layers_that_are_not_there_are_refused(pooled: int) -> None:
+    with pytest.raises(ValueError, match=rf"pooled={pooled} in 1\.\.2"):
+        load_model("tiny", labels=3, pooled=pooled)
+    with pytest.raises(ValueError, match="pooled=2 to be 1 for next-token"):
+        load_model("tiny", task="next-token", pooled=2)

@@ -21,9 +21,9 @@ from fl_integration.data import Client, FederatedData
 from fl_integration.federate import federate
 from fl_integration.models import load_model, pad
 from fl_integration.options import Broadcast, SiloNoise
+from fl_integration.plans import plan_for
 from fl_integration.spaces import FlatSpace, FullSpace
 from fl_integration.systems import check_space, released_dim, space_for, trained
-from fl_integration.train import plan_for
 
 HEAD = 3 * 32 + 3  # of the tiny model with three classes
 PAIR = 4 * 4 * 32  # A, or B, of the four adapted layers at rank 4
@@ -36,7 +36,9 @@ def make(config: FederatedConfig) -> FlatSpace:
 def private(config: FederatedConfig, space: FlatSpace, *, rate: float) -> PrivacyPlan:
     target = Target(epsilon=3.0, delta=1e-5)
     dim = released_dim(space, config.system)
-    return plan_for(config, Gaussian(sigma=1.0), target, rate=rate, dim=dim)
+    return plan_for(
+        config, Gaussian(sigma=1.0), target, clients=round(config.cohort / rate), dim=dim
+    )
 
 
 @pytest.mark.parametrize(

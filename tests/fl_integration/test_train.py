@@ -12,8 +12,11 @@ import pytest
 from accountants import PLD, Ledger
 from dpmech import Gaussian, Laplace, NoDominatingPair, PrivacyPlan
 from fl_integration.config import FederatedConfig
+from fl_integration.options import HeadStart, SiloNoise
+from fl_integration.plans import default_delta
+from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.report import TrainReport
-from fl_integration.train import TrainRequest, default_delta, train
+from fl_integration.train import TrainRequest, train
 
 
 @pytest.fixture
@@ -97,3 +100,60 @@ def test_contradictions_are_refused(request_file: TrainRequest) -> None:
     with pytest.raises(ValueError, match=r"epsilon=1\.0"):
         replace(request_file, epsilon=1.0, plan=plan)
     assert isinstance(plan.mechanism.noise, Gaussian)
+
+
+def test_a_head_start_is_a_phase_of_its_own_in_one_ledger(request_file: TrainRequest) -> None:
+    start = HeadStart(share=0.5, rounds=3, cohort=20, lr=2.0)
+    config = replace(request_file.config, system="lora", head_start=start)
+    request = replace(request_file, epsilon=3.0, config=config, pooled=2)
+    report = train(request)
+    first = PrivacyPlan.load(request.out / "head-start" / "plan.json")
+    plan = PrivacyPlan.load(request.out / "plan.json")
+    assert plan.others == first.entries
+    assert (first.steps, first.target.epsilon) == (3, 1.5)
+    assert report.ledger == Ledger(entries=(*first.entries, (plan.mechanism, 4)))
+    assert first.epsilon < report.epsilon <= 3.0 * (1 + 1e-6)
+    alone = TrainReport.from_json(train(replace(request, out=request.out / "b")).to_json())
+    assert alone.ledger == report.ledger
+    assert replace(train(request), seconds=0) == replace(report, seconds=0)  # resumed, not repeated
+
+
+def test_a_head_start_hands_its_head_on(request_file: TrainRequest) -> None:
+    start = HeadStart(rounds=30, lr=5.0, clip=100.0)
+    still = replace(request_file.config, system="lora", clip=None, local_lr=1e-30)
+    cold = train(replace(request_file, config=still))
+    warm = train(
+        replace(request_file, config=replace(still, head_start=start), out=request_file.out / "w")
+    )
+    assert warm.final_accuracy > max(0.9, cold.final_accuracy)
+
+
+def test_a_head_start_needs_a_target(request_file: TrainRequest) -> None:
+    config = replace(request_file.config, system="lora", head_start=HeadStart())
+    with pytest.raises(ValueError, match="population=1000: both phases"):
+        train(replace(request_file, config=config, epsilon=1.0, population=1000))
+    with pytest.raises(ValueError, match="silos"):
+        replace(config, unit="example", silos=SiloNoise())
+
+
+def test_scalars_of_a_request_share_its_budget(request_file: TrainRequest) -> None:
+    config = replace(
+        request_file.config,
+        adaptive=AdaptiveClip(cohort=5),
+        scalars=(ScalarQuery(name="accuracy", cohort=8, every=2),),
+    )
+    request = replace(
+        request_file,
+        config=config,
+        epsilon=6.0,
+        scalar_noise=Laplace(b=1.0),
+        scalar_share=0.2,
+    )
+    report = train(request)
+    plan = PrivacyPlan.load(request.out / "plan.json")
+    assert [count for _, count in plan.others] == [4, 2]
+    assert {type(mechanism.noise) for mechanism, _ in plan.others} == {Laplace}
+    for entry in plan.others:
+        assert PLD().compose_ledger(Ledger((entry,))).epsilon(report.delta) <= 0.6 * (1 + 1e-3)
+    assert report.epsilon <= 6.0 * (1 + 1e-6)
+    assert report.ledger.runs == 4 + 4 + 2

@@ -17,15 +17,15 @@ import torch
 
 from accountants import Ledger
 from dpmech import Gaussian, Mechanism, PrivacyPlan, Sampling, Sensitivity, Target
-from fl_integration import federate
+from fl_integration import TrainReport, federate
 from fl_integration.accounting import ledger_epsilon
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
-from fl_integration.cohort import Cohort, Round, loop_sum
+from fl_integration.cohort import Cohort, Executor, Round, loop_sum
 from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData
-from fl_integration.distributed import Group, joined, leading, serve, spread
+from fl_integration.distributed import Group, joined, leading, serve, spread, together
 from fl_integration.models import load_model
 from fl_integration.sampler import Randomness
 
@@ -97,17 +97,15 @@ def plan(cohort: Cohort) -> PrivacyPlan:
 
 def trained(cohort: Cohort, group: Group, folder: Path) -> tuple[list[float], str]:
     """A private run: the weights and the report of this process."""
-    if group.rank:
-        weights, report = serve(cohort, loop_sum, group)
-    else:
-        run_module.executor_for = lambda _: spread(loop_sum, group)
-        with leading(group) as finish:
-            report = federate(
-                cohort.space, cohort.tokens, cohort.config, plan(cohort), checkpoint_dir=folder
-            ).to_json()
-            weights = cohort.space.flatten(2)
-            finish((weights, report))
-    return weights.tolist(), report
+
+    def train(executor: Executor) -> TrainReport:
+        run_module.executor_for = lambda _: executor
+        return federate(
+            cohort.space, cohort.tokens, cohort.config, plan(cohort), checkpoint_dir=folder
+        )
+
+    report = together(train, cohort, group)
+    return cohort.space.flatten(2).tolist(), report.to_json()
 
 
 def sums(folder: Path) -> None:

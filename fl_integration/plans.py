@@ -1,0 +1,176 @@
+"""What a request may cost, as plans: the main one, what is released beside it, and before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from accountants.calibrate import calibrate_scale
+from dpmech import Gaussian, Noise, PrivacyPlan, Target
+from dpmech.plan import Entries
+from fl_integration.accounting import mechanism_for, releases_a_round
+from fl_integration.config import FederatedConfig
+from fl_integration.extrapolate import Extrapolation, extrapolate
+from fl_integration.options import HeadStart
+from fl_integration.scalars import entries_of, scalar_mechanism
+from fl_integration.spaces import FlatSpace
+from fl_integration.systems import released_dim
+
+if TYPE_CHECKING:
+    from fl_integration.train import TrainRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """The plan of a run, and of the head start before it; ``None`` without privacy."""
+
+    main: PrivacyPlan | Extrapolation | None = None
+    head_start: PrivacyPlan | None = None
+
+
+def default_delta(users: int) -> float:
+    """δ = 1/(10·users), one tenth of what would let a release of one whole record pass.
+
+    >>> default_delta(1000)
+    0.0001
+    """
+    if users < 1:
+        raise ValueError(f"Expected users={users} >= 1.")
+    return 1.0 / (10 * users)
+
+
+def plan_for(
+    config: FederatedConfig,
+    noise: Noise,
+    target: Target,
+    *,
+    clients: int,
+    dim: int,
+    others: Entries = (),
+) -> PrivacyPlan:
+    """Calibrate a noise family for a configuration: its clip, its rate and its rounds.
+
+    Arguments:
+        config: clip, cohort, rounds. noise: the family. target: (ε, δ). clients: N.
+        dim: the most coordinates that a round releases. others: what is released beside.
+
+    Raises:
+        ValueError: without a clip. NoDominatingPair, Unattainable: from the calibration.
+    """
+    return calibrate_scale(
+        mechanism_for(config, noise, clients=clients, dim=dim),
+        target,
+        steps=config.rounds * releases_a_round(config),
+        others=others,
+    )
+
+
+def probe_of(config: FederatedConfig, start: HeadStart, *, clients: int) -> FederatedConfig:
+    """The configuration of a head start: the head alone, at rates of its own."""
+    return replace(
+        config,
+        system="probe",
+        rank_probabilities=None,
+        rounds=start.rounds,
+        cohort=start.cohort or float(clients),
+        clip=start.clip,
+        local_lr=start.lr,
+        head_multiplier=1.0,
+        server_rule="sgd",
+        server_lr=1.0,
+        momentum=start.momentum,
+        average=start.average,
+        broadcast=None,
+        adaptive=None,
+        scalars=(),
+        head_start=None,
+    )
+
+
+def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans:
+    """The plans that a request asks for: given or calibrated, for these clients or a forecast.
+
+    **Guarantees**: every plan is proved for all that it comes with: the main one for the head start
+    and the scalars, too.
+
+    Raises:
+        ValueError: a head start together with a finished plan or with a forecast.
+    """
+    config, dim = request.config, released_dim(space, request.config.system)
+    if request.plan is None and request.epsilon is None:
+        return Plans()
+    if config.head_start is not None and (request.plan or request.population):
+        raise ValueError(
+            f"Expected an epsilon for these clients with {config.head_start}, got a finished plan"
+            f" or population={request.population}: both phases are calibrated together."
+        )
+    if request.plan is not None:
+        return Plans(main=_forecast(request, request.plan, clients=clients))
+    users = _users(request, clients)
+    target = Target(epsilon=_given(request.epsilon), delta=request.delta or default_delta(users))
+    first = None
+    if config.head_start is not None:
+        probe = probe_of(config, config.head_start, clients=clients)
+        share = replace(target, epsilon=target.epsilon * config.head_start.share)
+        head = released_dim(space, "probe")
+        first = plan_for(probe, Gaussian(sigma=1.0), share, clients=clients, dim=head)
+    beside = _scalars(request, target, clients=clients)
+    main = plan_for(
+        _at(request, clients),
+        request.noise,
+        target,
+        clients=users,
+        dim=dim,
+        others=(*(() if first is None else first.entries), *beside),
+    )
+    return Plans(main=_forecast(request, main, clients=clients), head_start=first)
+
+
+def _given(epsilon: float | None) -> float:
+    if epsilon is None:
+        raise ValueError(f"Expected epsilon={epsilon} to be a number.")
+    return epsilon
+
+
+def _users(request: TrainRequest, clients: int) -> int:
+    """How many units the guarantee is about."""
+    if request.config.silos is not None:
+        return sum(request.config.silos.sizes)
+    return request.population or clients
+
+
+def _at(request: TrainRequest, clients: int) -> FederatedConfig:
+    """The configuration at the size that the plan is for."""
+    config, users = request.config, request.population
+    if users is None:
+        return config
+    return replace(config, cohort=request.population_cohort or config.rate(clients) * users)
+
+
+def _forecast(
+    request: TrainRequest, plan: PrivacyPlan, *, clients: int
+) -> PrivacyPlan | Extrapolation:
+    """The plan itself, or what it forecasts for a population."""
+    if request.population is None:
+        return plan
+    return extrapolate(
+        plan,
+        population=request.population,
+        simulated_clients=clients,
+        simulated_cohort=request.config.cohort,
+    )
+
+
+def _scalars(request: TrainRequest, target: Target, *, clients: int) -> Entries:
+    """What the run's queries release, each with noise for its part of the scalars' share of ε."""
+    config = request.config
+    noises: list[Noise] = []
+    for query in config.queries:
+        part = target.epsilon * request.scalar_share / len(config.queries)
+        found = calibrate_scale(
+            scalar_mechanism(query, request.scalar_noise, clients=clients),
+            replace(target, epsilon=part),
+            steps=query.count(config.rounds),
+        )
+        noises.append(found.mechanism.noise)
+    return entries_of(config.queries, noises, clients=clients, rounds=config.rounds)
