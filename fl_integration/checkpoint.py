@@ -14,7 +14,7 @@ round takes the place of one.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from accountants import Ledger
 from dpmech.files import write_atomically
+from fl_integration.model_privacy import Overheard
 from fl_integration.report import RoundMetrics
 from fl_integration.server import ServerState
 
@@ -35,6 +36,8 @@ _TENSORS = ("weights", "first", "second", "visits", "averaged")
 class TrainState:
     """A run between two rounds: rounds done, server state, ledger of what ran, metrics, clip.
 
+    What clients overheard of the broadcasts is not stored: after a resume it is shorter.
+
     **Guarantees**
 
     * ``round`` rounds were spent; their mechanisms, and no others, are in ``ledger``.
@@ -45,6 +48,7 @@ class TrainState:
     ledger: Ledger
     metrics: tuple[RoundMetrics, ...] = ()
     clip: float | None = None
+    overheard: Overheard = field(default_factory=Overheard)
 
     def after(self, server: ServerState, spent: Ledger, metrics: RoundMetrics) -> TrainState:
         """The state one round later, ``spent`` being what the round released."""

@@ -88,6 +88,11 @@ def merged_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
     * The deltas are those of `loop_sum` up to rounding, for one local step a client.
     * No client's texts touch another's delta: each example's gradient goes to its owner's row.
 
+    Not covered: the rounding of a kernel may depend on the shape of its batch, so in its last bits
+    a client's delta may depend on who else takes part; `loop_sum` trains every client by itself.
+    Seen on MiniLM when one of 128 or 256 clients left: at most one other delta changed, by up to
+    7e-7·C in fp32 and 5e-3·C on a bf16 encoder.
+
     Arguments:
         cohort, round: who trains on what; ``local_epochs`` must be 1 and a batch must hold all
             of a client's texts. total: takes the deltas.

@@ -27,6 +27,7 @@ def executor_for(config: FederatedConfig) -> Executor:
         ValueError: for ``"merged"`` where a client takes several steps or every weight moves.
     """
     one_step = config.local_epochs == 1 and config.batch_size >= config.max_texts
+    one_step = one_step or config.silos is not None  # a silo's step is one of each example
     linear = config.system != "full"  # no layer but a linear one tells clients apart
     if config.executor == "merged" and not (one_step and linear):
         raise ValueError(

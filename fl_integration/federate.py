@@ -22,8 +22,9 @@ from fl_integration.broadcast import broadcast_step
 from fl_integration.checkpoint import Checkpoint, TrainState
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
-from fl_integration.cohort import Round
+from fl_integration.cohort import Executor, Round
 from fl_integration.config import FederatedConfig
+from fl_integration.eavesdrop import protected
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.report import RoundMetrics, TrainReport
 from fl_integration.run import Run
@@ -34,7 +35,7 @@ from fl_integration.spaces import FlatSpace
 Progress = Callable[[RoundMetrics], None]
 
 
-def federate(
+def federate(  # noqa: PLR0913  # each one a plug of its own
     space: FlatSpace,
     tokens: Tokens,
     config: FederatedConfig,
@@ -42,6 +43,7 @@ def federate(
     *,
     checkpoint_dir: str | Path | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> TrainReport:
     """Train adapters over a federation, with user-level privacy at the server when given a plan.
 
@@ -55,13 +57,16 @@ def federate(
       interrupted run continues, and a finished one returns its report.
 
     Not covered: what the time of a round tells about its cohort, the test set (taken to be
-    public), and attacks on the floating-point representation of the noise.
+    public), attacks on the floating-point representation of the noise, and, with any executor but
+    ``"loop"``, that the rounding of a kernel may depend on whose texts share a batch.
 
     Arguments:
         space: of the configuration's system; trained in place. tokens: the federation.
         config: the run. privacy: a plan, an extrapolated plan, or ``None`` without privacy.
         checkpoint_dir: keeps state after every round; without it an interrupt loses the run.
         progress: called with each round's metrics, after they are safe on disk.
+        executor: computes a cohort's clipped sum, elsewhere if need be (`distributed.together`,
+            `flower.FlowerClients`); by default `executor_for` chooses one.
 
     Raises:
         ValueError: on any mismatch. NoDominatingPair: from a law without a proved pair.
@@ -69,7 +74,7 @@ def federate(
     Source: federated.md §1 (DP-LoRA at the server, DP-DyLoRA).
     """
     began = time.perf_counter()
-    run = Run.prepare(space, tokens, config, privacy)
+    run = Run.prepare(space, tokens, config, privacy, executor)
     checkpoint = Checkpoint(Path(checkpoint_dir) if checkpoint_dir else None, run.fingerprint())
     state = checkpoint.restore()
     if state is None:
@@ -87,7 +92,8 @@ def federate(
         if progress is not None and state.metrics:
             progress(state.metrics[-1])
         if state.round == config.rounds:
-            return run.report(state, seconds=time.perf_counter() - began)
+            report = run.report(state, seconds=time.perf_counter() - began)
+            return replace(report, model_privacy=protected(run, state))
         state = burnt(run, state, checkpoint) or advance(run, state, checkpoint)
         checkpoint.commit(state)
 
@@ -120,7 +126,13 @@ def advance(run: Run, state: TrainState, checkpoint: Checkpoint) -> TrainState:
     ).averaging(config, rounds=state.round + 1)
     metrics = run.metrics(state, norms=norms, scalars=scalars)
     after = state.after(server, spent, metrics)
-    return replace(after, clip=_next_clip(run, state.clip, norms, scalars))
+    return replace(
+        after,
+        clip=_next_clip(run, state.clip, norms, scalars),
+        overheard=state.overheard
+        if config.broadcast is None
+        else state.overheard.hear(index, round.start),
+    )
 
 
 def released(

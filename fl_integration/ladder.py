@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from dpmech.files import write_atomically
 from fl_integration.report import TrainReport
@@ -122,25 +126,59 @@ def _here(rungs: Sequence[Rung]) -> Iterator[tuple[str, Outcome]]:
 
 
 def _in_processes(rungs: Sequence[Rung], processes: int) -> Iterator[tuple[str, Outcome]]:
-    """Several runs at a time, as they end.
+    """Several runs at a time, as they end; on leaving, those under way are ended.
 
-    No run is handed over before there is a process for it: what a pool holds in advance would
-    still be run after an interrupt.
+    They may be ended at any moment: their state on disk allows it. Each process has a pipe of its
+    own and an interrupt is for this one alone, so that nothing shared is left half held.
     """
-    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-    from multiprocessing import get_context
-
-    waiting, running = list(rungs), dict[Future[Outcome], str]()
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
-    ):
+    waiting, running = list(rungs), dict[_Worker, str]()
+    idle = [_Worker() for _ in range(min(processes, len(rungs)))]
+    try:
         while waiting or running:
-            while waiting and len(running) < processes:
-                rung = waiting.pop(0)
-                running[pool.submit(_run, rung.request)] = rung.name
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+            while waiting and idle:
+                worker, rung = idle.pop(), waiting.pop(0)
+                worker.pipe.send(rung.request)
+                running[worker] = rung.name
+            ready = wait([worker.pipe for worker in running])
+            for worker in [worker for worker in running if worker.pipe in ready]:
+                outcome = worker.outcome()
+                yield running.pop(worker), outcome
+                idle.append(worker if worker.process.is_alive() else _Worker())
+    finally:
+        for worker in (*idle, *running):
+            worker.end()
+
+
+class _Worker:
+    """A process that trains what it is sent, with one thread, and sends back what came of it."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _one_thread(), _uninterrupted():
+            self.process.start()
+        theirs.close()  # else its end would not be noticed here
+
+    def outcome(self) -> Outcome:
+        """What came of its run, or that it died."""
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            return Failure(reason=f"its process ended with exit code {self.process.exitcode}")
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(pipe: Connection[Outcome, TrainRequest]) -> None:
+    """Train what comes, until nobody is there to ask for more."""
+    with suppress(EOFError):
+        while True:
+            pipe.send(_run(pipe.recv()))
 
 
 def _run(request: TrainRequest) -> Outcome:
@@ -153,10 +191,11 @@ def _run(request: TrainRequest) -> Outcome:
 
 
 @contextmanager
-def _one_thread_each() -> Generator[None]:
-    """What new processes find when they load torch, before anything of ours runs there.
+def _one_thread() -> Generator[None]:
+    """What a new process finds when it loads torch, before anything of ours runs there.
 
-    With more threads than cores they would wait for each other, and take four times as long.
+    With more threads than cores the processes would wait for each other, and take four times as
+    long.
     """
     before = os.environ.get(_THREADS)
     os.environ[_THREADS] = "1"
@@ -167,3 +206,16 @@ def _one_thread_each() -> Generator[None]:
             del os.environ[_THREADS]
         else:
             os.environ[_THREADS] = before
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Let new processes ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+    if current_thread() is not main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,6 +15,7 @@ from accountants import Ledger
 from dpmech.files import write_atomically
 from fl_integration.evaluation import GroupAccuracy
 from fl_integration.extrapolate import HypotheticalEpsilon, finite_or_text
+from fl_integration.model_privacy import ModelPrivacy
 from fl_integration.options import option
 from fl_integration.spaces import FlatSpace
 
@@ -79,9 +80,9 @@ class TrainReport:
         config, clients, data: the run. rounds: its metrics. final_accuracy, majority_share: on
         the public test set (accuracy of the weights at full rank; of the training majority).
         accuracy_by_rank, accuracy_by_group: the final weights cut to a rank, and over the clients
-        of the test texts. ledger, epsilon, delta, accountant:
-        ``None`` without privacy. hypothetical: of an extrapolated run. seconds: wall time of
-        this process. model: by name, where it has one. bytes_down, bytes_up, bytes_full: what a
+        of the test texts. model_privacy: what a broadcast kept from the clients. ledger, epsilon,
+        delta, accountant: ``None`` without privacy. hypothetical: of an extrapolated run.
+        seconds: wall time of this process. model: by name, where it has one. bytes_down, bytes_up, bytes_full: what a
         client received and sent, and what the whole model would take one way, see `Traffic`;
         ``None`` where nothing is sent.
     """
@@ -99,6 +100,7 @@ class TrainReport:
     hypothetical: HypotheticalEpsilon | None = None
     accuracy_by_rank: Mapping[int, float] = field(default_factory=dict[int, float])
     accuracy_by_group: GroupAccuracy | None = None
+    model_privacy: ModelPrivacy | None = None
     seconds: float = 0.0
     model: str = ""
     bytes_down: int | None = None
@@ -167,6 +169,7 @@ class TrainReport:
         group = self.accuracy_by_group
         flat |= {
             "accuracy_by_group": None if group is None else asdict(group),
+            "model_privacy": None if self.model_privacy is None else asdict(self.model_privacy),
             "format": FORMAT,
             "rounds": [metrics.to_dict() for metrics in self.rounds],
             "ledger": None if self.ledger is None else json.loads(self.ledger.to_json()),
@@ -185,6 +188,7 @@ class TrainReport:
             flat = json.loads(text)
             values = {f.name: flat[f.name] for f in fields(cls) if f.name in flat}
             values["rounds"] = tuple(RoundMetrics(**entry) for entry in flat["rounds"])
+            values["model_privacy"] = option(ModelPrivacy, flat["model_privacy"])
             values["accuracy_by_group"] = option(GroupAccuracy, flat.get("accuracy_by_group"))
             values["accuracy_by_rank"] = {int(r): a for r, a in flat["accuracy_by_rank"].items()}
             if flat["ledger"] is not None:

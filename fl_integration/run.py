@@ -19,6 +19,7 @@ from fl_integration.client import Tokens
 from fl_integration.client_metrics import metric_named
 from fl_integration.cohort import Cohort, Executor, Round
 from fl_integration.config import FederatedConfig
+from fl_integration.encoding import Ids, Integers
 from fl_integration.evaluation import GroupAccuracy, Hits, accuracy_by_group, score
 from fl_integration.executors import executor_for
 from fl_integration.extrapolate import Extrapolation
@@ -52,6 +53,7 @@ class Run:
         tokens: Tokens,
         config: FederatedConfig,
         privacy: PrivacyPlan | Extrapolation | None,
+        executor: Executor | None = None,
     ) -> Run:
         """Check everything that can be checked before the first round."""
         check_space(space, config)
@@ -76,7 +78,7 @@ class Run:
         return cls(
             cohort=Cohort(space=space, tokens=tokens, config=config, randomness=randomness),
             spending=spending,
-            executor=executor_for(config),
+            executor=executor or executor_for(config),
             test=_test_rows(len(tokens.data.test_texts), config),
         )
 
@@ -149,13 +151,18 @@ class Run:
 
     def scored(self, server: ServerState, rank: int | None = None) -> Hits:
         """The hits of a server's weights on the public test texts, at full rank or cut to one."""
-        space, tokens = self.cohort.space, self.cohort.tokens
+        space = self.cohort.space
         space.assign(server.shown(self.config).float(), space.rank)
-        ids, targets = [tokens.test()[row] for row in self.test], tokens.test_targets()[self.test]
+        ids, targets = self.test_texts()
         if rank is None:
             return score(space.classifier, ids, targets)
         with space.use_rank(rank):
             return score(space.classifier, ids, targets)
+
+    def test_texts(self) -> tuple[Ids, Integers]:
+        """The token ids and the targets of the test texts that the evaluations use."""
+        tokens = self.cohort.tokens
+        return [tokens.test()[row] for row in self.test], tokens.test_targets()[self.test]
 
     def report(self, state: TrainState, *, seconds: float) -> TrainReport:
         """The account of a finished run, its ε derived from the ledger and from nothing else."""

@@ -45,7 +45,7 @@ def traffic(
     A client that takes part receives every coordinate that some round changes (it may have missed
     the last ones), quantised or not, and sends those that this round trains. What never changes
     follows from the public seed. A silo takes part in every round. A client that a query asks
-    receives as much, and sends a number.
+    receives as much, and sends a number. A head start sends the head both ways.
 
     Arguments:
         space, config: of the run. ranks: (T,) the public rank of each round. clients: N.
@@ -70,6 +70,13 @@ def traffic(
         down += (share + beside) * received
         up += share * sent + beside * NUMBER_BYTES
     full = share * len(ranks) * bytes_up(_weights(space))
+    start = config.head_start
+    if start is not None:
+        times = start.rounds * (start.cohort or clients) / clients
+        head = trained(space, "probe", rank=space.rank, round=0)
+        down += times * bytes_down(None, int(head.sum()))
+        up += times * bytes_up(int(head.sum()))
+        full += times * bytes_up(_weights(space))
     return Traffic(down=round(down), up=round(up), full=round(full))
 
 

@@ -135,18 +135,16 @@ def train_zo(request: ZerothOrderRequest, *, progress: Progress | None = None) -
     began = time.perf_counter()
     data = load_data(request.data, data_dir=request.data_dir, seed=request.config.seed)
     data = as_examples(data) if request.unit == "example" else data
-    records = len(data.clients)
-    plan = request.privacy(records)
-    out = Path(request.out)
+    plan, out = request.privacy(len(data.clients)), Path(request.out)
     if plan is not None:
         plan.save(out / "plan.json")
     log = ReleaseLog(out / "checkpoint", request.fingerprint(data, plan))
     with _trained(request, data) as trained:
         run = ZerothOrderRun.checked(
-            trained.losses, trained.start, records, request.config, (plan, None)
+            trained.losses, trained.start, len(data.clients), request.config, (plan, None)
         )
         releases = resumed(run, log, keep_every=request.keep_every, progress=progress)
-        theta = replayed(run.start, request.config, releases.values, records=records)
+    theta = replayed(run.start, run.config, releases.values, records=run.records)
     result = run.result(theta, releases.values)
     report = ZerothOrderReport.of(
         result,

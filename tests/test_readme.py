@@ -2,7 +2,9 @@
 
 * python: the blocks of one page share one namespace.
 * console, bash, sh: line by line (with `$ ` the lines between are the expected output). Lines that
-  build or fetch the environment that the test already runs in are left out.
+  build or fetch the environment that the test already runs in are left out. A line that is one
+  dpmech command is run in this process, which has the libraries loaded; tests/dpmech/test_cli.py
+  runs dpmech as a process.
 * text or json right below such a block: what it must print; `...` stands for anything.
 """
 
@@ -13,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
@@ -82,19 +85,58 @@ def run_python(block: Block, names: dict[str, Any]) -> None:
 
 
 def run_shell(block: Block, folder: Path, script: Path) -> None:
-    env = {**os.environ, "PATH": f"{script}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     wanted = [c for c in commands(block.code) if not re.match(rf"({'|'.join(LEFT_OUT)})\b", c[0])]
     printed = ""
     for command, output in wanted:
-        ran = subprocess.run(
-            ["bash", "-eo", "pipefail", "-c", command],
-            cwd=folder, env=env, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if ran.returncode:
-            pytest.fail(f"{block.where}: {command}\nexit status {ran.returncode}\n{ran.stderr}")
+        args = plain_dpmech(command)
+        ran = in_shell(command, folder, script) if args is None else in_process(args)
+        if ran.status:
+            pytest.fail(f"{block.where}: {command}\nexit status {ran.status}\n{ran.stderr}")
         expect(block, ran.stdout, output)
         printed += ran.stdout
     expect(block, printed, block.output if wanted else None)
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    stdout: str
+    stderr: str
+
+
+def plain_dpmech(command: str) -> list[str] | None:
+    """The arguments of a line that is one dpmech command and nothing that only a shell knows."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list(lexer)
+    special = any(set(word) <= set("();<>|&") for word in words) or re.search(r"[$`*?~]", command)
+    return words[1:] if words[0] == "dpmech" and not special else None
+
+
+def in_shell(command: str, folder: Path, script: Path) -> Ran:
+    env = {**os.environ, "PATH": f"{script}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    ran = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", command],
+        cwd=folder, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+def in_process(args: list[str]) -> Ran:
+    """Run dpmech as its entry point does; the working directory is the page's folder already."""
+    from dpmech.cli import main
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", ["dpmech", *args])
+        patch.setenv("COLUMNS", "100")
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            try:
+                main()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+    return Ran(status, stdout.getvalue(), stderr.getvalue())
 
 
 @pytest.fixture
@@ -151,6 +193,8 @@ def test_the_readme_is_short_and_shows_something() -> None:
         "```console\n$ echo a b\na c\n```\n",
         '```bash\necho \'{"a": 1}\'\n```\n```json\n{"a": 2}\n```\n',
         "```sh\nno-such-command-of-ours\n```\n",
+        "```sh\ndpmech epsilon nonsense --delta 1e-5\n```\n",
+        "```console\n$ dpmech --version\ndpmech of another version\n```\n",
     ],
 )
 def test_a_page_that_is_wrong_fails(tmp_path: Path, script: Path, wrong: str) -> None:
@@ -167,5 +211,24 @@ def test_a_page_that_is_right_passes(tmp_path: Path, script: Path) -> None:
         "```bash\nmake demo  # left out\necho one \\\n  two | tr a-z A-Z\n```\n"
         "```text\nONE TWO\n```\n"
         "```console\n$ echo a b\na b\n$ true\n```\n"
+        "```console\n$ dpmech --version\ndpmech ...\n$ dpmech --version | wc -l\n1\n```\n"
     )
     run_page(page, tmp_path, script)
+
+
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("dpmech laws", ["laws"]),
+        ("dpmech laws 'lmo' tulap", ["laws", "lmo", "tulap"]),
+        ("dpmech laws | head -1", None),
+        ("dpmech laws > laws.txt", None),
+        ("dpmech laws && true", None),
+        ("dpmech plot accuracy runs/*", None),
+        ("dpmech epsilon $LAW", None),
+        ("X=1 dpmech laws", None),
+        ("python -m dpmech", None),
+    ],
+)  # fmt: skip
+def test_only_what_needs_no_shell_is_run_without_one(command: str, args: list[str] | None) -> None:
+    assert plain_dpmech(command) == args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,9 +15,15 @@ from dpmech.cli._settings import COSTS, Settings
 
 if TYPE_CHECKING:
     from fl_integration import TrainRequest
+    from fl_integration.zo_train import ZerothOrderRequest
 
+    Request = TrainRequest | ZerothOrderRequest
+
+ZEROTH_ORDER = "zeroth-order"  # a system with a loop, and settings, of its own
 NONE = "none"  # TOML has no value for "nothing"
-_AS_TEXT = ("noise", "plan")  # a law and a file in the settings, objects in a request
+# Laws and a file in the settings, objects in a request.
+_LAWS = ("noise", "scalar_noise")
+_AS_TEXT = (*_LAWS, "plan")
 _NOT_SETTINGS = ("out", "config", *_AS_TEXT)
 _WORDS: dict[object, str] = {
     int: "a whole number",
@@ -27,7 +34,7 @@ _WORDS: dict[object, str] = {
 }
 
 
-def request_of(settings: Mapping[str, Any], out: Path) -> TrainRequest:
+def request_of(settings: Mapping[str, Any], out: Path) -> Request:
     """The request that settings make.
 
     Raises:
@@ -35,29 +42,53 @@ def request_of(settings: Mapping[str, Any], out: Path) -> TrainRequest:
             whatever the request itself refuses.
     """
     from dpmech import PrivacyPlan
-    from fl_integration import FederatedConfig, TrainRequest
 
     _one_cost(settings)
-    given = {name: value for name, value in settings.items() if name != "non_private"}
-    of_config, of_request = _hints(FederatedConfig), _hints(TrainRequest)
-    known = {name: hint for name, hint in of_request.items() if name not in _NOT_SETTINGS}
-    known |= of_config | dict.fromkeys(_AS_TEXT, str)
-    values = _fields(given, known, "")
-    if "noise" in values:
-        values["noise"] = noise_from(values["noise"])
+    of_config, of_request = _kinds(settings)
+    config, request = _hints(of_config), _hints(of_request)
+    known = {name: hint for name, hint in request.items() if name not in _NOT_SETTINGS}
+    known |= config | {name: str for name in _AS_TEXT if name in request}
+    apart = ("non_private", *(() if "system" in known else ("system",)))
+    values = _fields({k: v for k, v in settings.items() if k not in apart}, known, "")
+    values |= {name: noise_from(values[name]) for name in _LAWS if name in values}
     if "plan" in values:
         values["plan"] = PrivacyPlan.load(values["plan"])
-    config = {name: values.pop(name) for name in list(values) if name in of_config}
-    return TrainRequest(out=out, config=FederatedConfig(**config), **values)
+    inside = {name: values.pop(name) for name in list(values) if name in config}
+    return of_request(out=out, config=of_config(**_whole(of_config, inside)), **values)
 
 
-def settings_of(request: TrainRequest, settings: Mapping[str, Any]) -> Settings:
+def _kinds(settings: Mapping[str, Any]) -> tuple[type[Any], type[Any]]:
+    """The configuration and the request that settings are for."""
+    if settings.get("system") == ZEROTH_ORDER:
+        from fl_integration.zo_config import ZerothOrderConfig
+        from fl_integration.zo_train import ZerothOrderRequest
+
+        return ZerothOrderConfig, ZerothOrderRequest
+    from fl_integration import FederatedConfig, TrainRequest
+
+    return FederatedConfig, TrainRequest
+
+
+def _whole(kind: type, values: Settings) -> Settings:
+    """The values, if none is missing that has no default."""
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is field.default_factory is dataclasses.MISSING
+        and field.name not in values
+    ]
+    if missing:
+        raise ValueError(f"Expected values of {', '.join(missing)}; write --set {missing[0]}=….")
+    return values
+
+
+def settings_of(request: Request, settings: Mapping[str, Any]) -> Settings:
     """All settings of a request, defaults too, so that they make it again.
 
     Arguments:
         settings: what it was made of; a law and a plan are taken from there as text.
     """
-    found: Settings = {k: settings[k] for k in _AS_TEXT if k in settings}
+    found: Settings = {k: settings[k] for k in ("system", *_AS_TEXT) if k in settings}
     if request.epsilon is None and request.plan is None:
         found["non_private"] = True
     for thing in (request, request.config):
@@ -99,14 +130,20 @@ def _fitted(name: str, value: Any, hint: Any) -> Any:
         if value == NONE and NoneType in parts:
             return None
         return _fitted(name, value, next(part for part in parts if part is not NoneType))
+    if origin is abc.Mapping:
+        return dict(_table(name, value))
     if origin is tuple:
         return tuple(_fitted(name, one, parts[0]) for one in _list(name, value))
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"Expected {name}={value!r} to be a table.")
         kind = cast(type, hint)
-        return kind(**_fields(cast(Settings, value), _hints(kind), f"{name}."))
+        return kind(**_fields(_table(name, value), _hints(kind), f"{name}."))
     return _simple(name, value, str if origin is Literal else hint)
+
+
+def _table(name: str, value: object) -> Settings:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"Expected {name}={value!r} to be a table.")
+    return cast(Settings, value)
 
 
 def _list(name: str, value: object) -> Sequence[object]:
@@ -130,6 +167,8 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         held = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
         return {k: _plain(v) for k, (v, usual) in held.items() if not (v is None and usual is None)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in cast(Settings, value).items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in cast("Sequence[object]", value)]
     return str(value) if isinstance(value, Path) else value

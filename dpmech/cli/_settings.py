@@ -64,23 +64,30 @@ def read(name: str) -> Settings:
 def assigned(texts: Sequence[str]) -> Settings:
     """What ``NAME=VALUE`` says, values as in TOML; a word needs no quotes.
 
-    >>> assigned(["rounds=40", "server_rule=adam", "broadcast.bits=2"])
-    {'rounds': 40, 'server_rule': 'adam', 'broadcast': {'bits': 2}}
+    >>> assigned(["clip=.5", "server_rule=adam", "broadcast.bits=2"])
+    {'clip': 0.5, 'server_rule': 'adam', 'broadcast': {'bits': 2}}
     """
     found: Settings = {}
     for text in texts:
         name, sign, value = text.partition("=")
-        if not sign or not name.strip():
-            raise ValueError(f"Expected --set NAME=VALUE, got {text!r}.")
         try:
-            one = tomllib.loads(f"{name} = {value}")
+            if not (sign and name.strip()):
+                raise tomllib.TOMLDecodeError("no name")
+            found = layered(found, tomllib.loads(f"{name} = {_literal(value)}"))
         except tomllib.TOMLDecodeError:
-            try:
-                one = tomllib.loads(f"{name} = {json.dumps(value.strip())}")
-            except tomllib.TOMLDecodeError as error:
-                raise ValueError(f"Expected --set NAME=VALUE, got {text!r}: {error}.") from None
-        found = layered(found, one)
+            raise ValueError(f"Expected --set NAME=VALUE, got {text!r}.") from None
     return found
+
+
+def _literal(text: str) -> str:
+    """A value as TOML: as it stands, as a number such as .5, or as a text without its quotes."""
+    for candidate in (text, f"0{text.strip()}" if text.strip().startswith(".") else text):
+        try:
+            tomllib.loads(f"x = {candidate}")
+        except tomllib.TOMLDecodeError:
+            continue
+        return candidate
+    return json.dumps(text.strip(), ensure_ascii=False)
 
 
 def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Settings:

@@ -10,7 +10,7 @@ from dpmech.cli._settings import SETTINGS_FILE, Settings, assigned, layered, rea
 from dpmech.files import write_atomically
 
 if TYPE_CHECKING:
-    from fl_integration import TrainRequest
+    from dpmech.cli._requests import Request
 
 _NO_SETTINGS = ("config", "set_", "list_presets", "out", "resume", "as_json")
 # Options that stand for a name inside a table.
@@ -48,7 +48,7 @@ def sizes(text: str) -> list[int]:
     return found
 
 
-def keep_settings(request: TrainRequest, settings: Settings, *, resume: bool) -> None:
+def keep_settings(request: Request, settings: Settings, *, resume: bool) -> None:
     """Write the settings of a run into its folder; a run is continued with its own alone."""
     path = request.out / SETTINGS_FILE
     whole = settings_of(request, settings)

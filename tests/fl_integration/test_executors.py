@@ -20,6 +20,7 @@ from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData, LazyClients, Totals
 from fl_integration.executors import Fastest, executor_for
 from fl_integration.models import load_model
+from fl_integration.options import SiloNoise
 from fl_integration.sampler import Randomness
 from fl_integration.systems import trained
 from fl_integration.vmapped import vmap_sum
@@ -234,6 +235,8 @@ def test_the_configuration_names_the_executor(config: FederatedConfig) -> None:
     assert executor_for(config) is merged_sum
     assert executor_for(replace(config, executor="merged")) is merged_sum
     assert isinstance(executor_for(two), Fastest)
+    silos = replace(two, unit="example", silos=SiloNoise(sizes=(5,)))
+    assert executor_for(silos) is merged_sum
     assert isinstance(executor_for(replace(config, batch_size=4)), Fastest)
     assert isinstance(executor_for(replace(config, system="full")), Fastest)
     assert executor_for(replace(two, executor="loop")) is loop_sum

@@ -14,6 +14,8 @@ from dpmech.cli._settings import described, layered, presets, read
 from fl_integration.report import TRUSTED_SERVER, TrainReport
 from fl_integration.silos import TRUSTED as TRUSTED_SILOS
 from fl_integration.train import train
+from fl_integration.zo_report import TRUSTED as TRUSTED_ZEROTH_ORDER
+from fl_integration.zo_train import train_zo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ TERMS = {
     "full": Terms(system="full"),
     "non-private": Terms(system="lora", private=False),
 }
+ZEROTH_ORDER = {"dp-zo": "example", "federated-zo": "user"}  # by their unit
 # What a small file needs that a preset does not know.
 FITTED: dict[str, dict[str, Any]] = {
     "dp-lora": {"silos": {"sizes": [40, 40], "steps": 2, "rate": 0.2}},
@@ -76,7 +79,7 @@ def ran(name: str, texts: Path, out: Path) -> TrainReport:
 
 
 def test_the_presets_are_those_that_are_promised() -> None:
-    assert set(presets()) == set(TERMS)
+    assert set(presets()) == {*TERMS, *ZEROTH_ORDER}
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -103,7 +106,22 @@ def test_a_preset_runs_and_says_what_it_protects(name: str, texts: Path, tmp_pat
     assert {claim["private"] for claim in claims} == {terms.private}
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize(("name", "unit"), ZEROTH_ORDER.items())
+def test_a_zeroth_order_preset_runs_and_says_what_it_protects(
+    name: str, unit: str, texts: Path, tmp_path: Path
+) -> None:
+    small = {"data": str(texts / "train.tsv"), "model": "tiny", "steps": 20, "rate": 0.2}
+    settings = layered(layered(read(name), small), {"epsilon": 8.0, "delta": 1e-3})
+    report = train_zo(request_of(settings, tmp_path))
+    assert (report.unit, report.trusted) == (unit, TRUSTED_ZEROTH_ORDER)
+    assert (report.relation, report.sampling) == ("add-remove", "poisson")
+    assert report.why_not_private is None
+    (entry,) = report.ledger.entries
+    assert (entry[0].sampling.rate, entry[0].sensitivity.dim, entry[1]) == (0.2, 1, 20)
+    assert 0 < report.epsilon <= 8.0 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", [*TERMS, *ZEROTH_ORDER])
 def test_a_preset_explains_itself(name: str) -> None:
     lines = presets()[name].read_text(encoding="utf-8").splitlines()
     comment = "\n".join(line for line in lines if line.startswith("#"))

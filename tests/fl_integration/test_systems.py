@@ -22,6 +22,7 @@ from fl_integration.federate import federate
 from fl_integration.models import load_model, pad
 from fl_integration.options import Broadcast, SiloNoise
 from fl_integration.plans import plan_for
+from fl_integration.report import TrainReport
 from fl_integration.spaces import FlatSpace, FullSpace
 from fl_integration.systems import check_space, released_dim, space_for, trained
 
@@ -166,6 +167,32 @@ def test_clients_train_from_the_broadcast_and_never_see_the_weights(
     step = quantised.server_lr * 0.01 / quantised.cohort  # one client answered
     begin = start if rule == "delta" else codec.round_trip(start)
     torch.testing.assert_close(seen[1], codec.round_trip(begin + step).float())
+
+
+def test_a_broadcast_s_three_measures_are_in_the_report(
+    tokens: Tokens, config: FederatedConfig
+) -> None:
+    coarse = replace(
+        config, system="lora", broadcast=Broadcast(bits=1), clip=None, rounds=4, noise_seed=None
+    )
+    found = federate(make(coarse), tokens, coarse, None)
+    measured = found.model_privacy
+    assert (measured.server, measured.last) == (found.final_accuracy, 5)
+    assert set(measured.gaps) == {"received", "trained", "averaged"}
+    assert TrainReport.from_json(found.to_json()).model_privacy == measured
+    fine = replace(coarse, broadcast=Broadcast(bits=8))
+    close = federate(make(fine), tokens, fine, None).model_privacy
+    assert abs(close.gaps["received"]) <= 1 / 60  # one text of the test set
+    assert federate(make(config), tokens, config, None).model_privacy is None
+
+
+def test_a_private_run_tells_nothing_of_its_clients_training(
+    tokens: Tokens, config: FederatedConfig
+) -> None:
+    coarse = replace(config, system="lora", broadcast=Broadcast(bits=4), rounds=2)
+    space = make(coarse)
+    report = federate(space, tokens, coarse, private(coarse, space, rate=coarse.cohort / 60))
+    assert set(report.model_privacy.gaps) == {"received", "averaged"}
 
 
 def silo_tokens(sizes: tuple[int, ...]) -> Tokens:
