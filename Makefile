@@ -18,8 +18,9 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 demo: $(VENV)/.stamp
 	$(OFFLINE) OMP_NUM_THREADS=$(THREADS) $(BIN)/dpmech demo --out demo
 
+# A process a core; each test counts on one thread (tests/conftest.py).
 test: $(VENV)/.stamp
-	$(OFFLINE) $(BIN)/python -m pytest -q
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(THREADS) --dist worksteal
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check .

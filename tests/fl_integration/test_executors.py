@@ -19,7 +19,7 @@ from fl_integration.cohort import Cohort, Executor, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData, LazyClients, Totals
 from fl_integration.executors import Fastest, executor_for
-from fl_integration.models import load_model
+from fl_integration.models import default_targets, load_model
 from fl_integration.options import SiloNoise
 from fl_integration.sampler import Randomness
 from fl_integration.systems import trained
@@ -263,3 +263,45 @@ def test_a_run_makes_only_the_clients_that_it_draws(
     report = federate(make_space(), tokens, short)
     assert sum(metrics.cohort_size or 0 for metrics in report.rounds) == len(made)
     assert 3 <= len(made) == len(set(made)) <= 60
+
+
+@pytest.mark.parametrize("task", ["token-classification", "next-token"])
+def test_every_task_has_the_sum_of_the_loop(
+    federated_data: FederatedData, config: FederatedConfig, task: Any
+) -> None:
+    tagged = task == "token-classification"
+    made = (_lines(client, tagged) for client in federated_data.clients[:20])
+    labels = federated_data.labels if tagged else ()
+    data = FederatedData(
+        name="lines",
+        task=task,
+        labels=labels,
+        clients=tuple(made),
+        test_texts=(),
+        test_labels=np.zeros(0, dtype=np.int64),
+    )
+    model, tokenizer = load_model("tiny", task=task, labels=len(labels))
+    targets = default_targets(model.encoder)
+    generator = torch.Generator().manual_seed(0)
+    space = AdapterSpace(model, rank=4, targets=targets, generator=generator)
+    model.double()
+    cohort = Cohort(
+        space=space,
+        tokens=Tokens(data, tokenizer),
+        config=config,
+        randomness=Randomness(seed=0, secret_seed=0),
+    )
+    round = replace(_round(space, 3), clients=np.arange(20))
+    loop = _sum(loop_sum, cohort, round, 0.05)
+    assert min(loop.norms) > 0
+    for run in (merged_sum, vmap_sum):
+        _same(_sum(run, cohort, round, 0.05), loop)
+
+
+def _lines(client: Client, tagged: bool) -> Client:
+    """The same texts, their words labelled, or without a label."""
+    if not tagged:
+        return replace(client, labels=np.zeros(0, dtype=np.int64))
+    words = tuple(tuple(text.split()) for text in client.texts)
+    labels = np.arange(sum(map(len, words))) % 3
+    return replace(client, texts=words, labels=labels)
