@@ -30,13 +30,13 @@ _RATES, _EPSILONS, _DELTA = (1.6e-3, 1.6e-4), (1.0, 4.0), 1e-5
 _FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the step sizes below
 # (clip, {(by user, rate): step size}): around these the step size of every arm is tuned.
 _AROUND = {
-    "sst2": (0.15, {(0, 1.6e-3): 0.2, (0, 1.6e-4): 0.04, (1, 1.6e-3): 0.1, (1, 1.6e-4): 0.02}),
-    "banking77": (0.5, {(0, 1.6e-3): 0.1, (0, 1.6e-4): 0.02, (1, 1.6e-3): 0.1, (1, 1.6e-4): 0.02}),
-    "docstrings": (0.5, {(0, 1.6e-3): 0.1, (0, 1.6e-4): 0.02, (1, 1.6e-3): 0.1, (1, 1.6e-4): 0.02}),
+    "sst2": (0.15, {(0, 1.6e-3): 0.4, (0, 1.6e-4): 0.02, (1, 1.6e-3): 0.05, (1, 1.6e-4): 0.01}),
+    "banking77": (0.5, {(0, 1.6e-3): 0.2, (0, 1.6e-4): 0.04, (1, 1.6e-3): 0.1, (1, 1.6e-4): 0.02}),
+    "docstrings": (0.5, {(0, 1.6e-3): 0.2, (0, 1.6e-4): 0.04, (1, 1.6e-3): 0.1, (1, 1.6e-4): 0.02}),
 }
 _PROBE = {False: (2000.0, 0.3), True: (200.0, 0.1)}  # expected records a step, clip
 _PROBE_RATES = (16.0, 64.0, 256.0)
-_TUNING_SEED = 1000
+_TUNING_SEEDS = (1000, 1001, 1002)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,13 @@ class Bench:
             for factor in _FACTORS
         ]
         halves = problem.halves()
-        found = accuracies(train_arms(halves, setting, tried, seed=_TUNING_SEED), halves.test)
+        found = np.mean(
+            [
+                accuracies(train_arms(halves, setting, tried, seed=s), halves.test)
+                for s in _TUNING_SEEDS
+            ],
+            axis=0,
+        )
         best = found.reshape(len(noises), -1).argmax(axis=1)
         arms = [tried[i * len(_FACTORS) + int(b)] for i, b in enumerate(best)]
         runs = [
@@ -124,7 +130,7 @@ class Bench:
                 clip=_PROBE[by_user][1],
             )
             scores = [
-                accuracies(probe.train(halves, lr=lr, seed=_TUNING_SEED), halves.test)[0]
+                accuracies(probe.train(halves, lr=lr, seed=_TUNING_SEEDS[0]), halves.test)[0]
                 for lr in _PROBE_RATES
             ]
             lr = _PROBE_RATES[int(np.argmax(scores))]

@@ -75,8 +75,9 @@ class HeadStart:
 
     Arguments:
         share: of ε, what the probe alone would cost; the adapters get what composition leaves.
-        rounds, cohort, clip, lr, momentum, average: the probe's own; ``lr`` is the local step of
-            the head, ``cohort`` 0 is everybody (no sampling).
+        rounds, cohort, clip, lr, momentum, average: the probe's own; ``clip`` bounds a client's
+            gradient (at most √2 for one text), ``lr`` is the server's step along their mean,
+            ``cohort`` 0 is everybody (no sampling).
 
     Raises:
         ValueError: on a value outside its range.
@@ -86,7 +87,7 @@ class HeadStart:
     rounds: int = 50
     cohort: float = 0.0
     clip: float = 0.2
-    lr: float = 1.0
+    lr: float = 50.0
     momentum: float = 0.9
     average: float = 0.9
 

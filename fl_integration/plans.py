@@ -74,10 +74,10 @@ def probe_of(config: FederatedConfig, start: HeadStart, *, clients: int) -> Fede
         rounds=start.rounds,
         cohort=start.cohort or float(clients),
         clip=start.clip,
-        local_lr=start.lr,
+        local_lr=1.0,  # so that the clip is one of gradients
         head_multiplier=1.0,
         server_rule="sgd",
-        server_lr=1.0,
+        server_lr=start.lr,
         momentum=start.momentum,
         average=start.average,
         broadcast=None,

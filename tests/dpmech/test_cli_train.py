@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dpmech.cli import app
-from dpmech.cli._settings import assigned, layered, presets, read, written
+from dpmech.cli._settings import assigned, layered, presets, written
 from dpmech.cli._systems_table import Row
 
 pytest.importorskip("torch")

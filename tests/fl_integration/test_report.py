@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import HypotheticalEpsilon, extrapolate
 from fl_integration.federate import federate
-from fl_integration.report import TrainReport
+from fl_integration.report import SELECTION, WITHHELD, TrainReport
+from fl_integration.report_page import report_page, rounded_up
 
 SpaceMaker = Callable[..., AdapterSpace]
 PlanMaker = Callable[..., PrivacyPlan]
@@ -156,3 +158,62 @@ def test_hypothetical_survives_its_dictionary() -> None:
         actual_epsilon=math.inf,
     )
     assert HypotheticalEpsilon.from_dict(json.loads(json.dumps(guess.to_dict()))) == guess
+
+
+def test_the_page_keeps_actual_and_hypothetical_apart(
+    forecast: tuple[AdapterSpace, TrainReport, PrivacyPlan],
+) -> None:
+    report = forecast[1]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", report_page(report), re.MULTILINE))
+    actual, hypothetical = rows["ε that this run cost"], rows["Hypothetical ε"]
+    assert actual.startswith(f"at most {rounded_up(report.epsilon)} ")
+    assert hypothetical.startswith(f"{rounded_up(report.hypothetical.epsilon)} ")
+    assert "forecast" in hypothetical
+    assert rounded_up(report.hypothetical.epsilon) not in actual
+    assert "**Not private**" in report_page(report)
+    assert "**Private**" not in report_page(report)
+
+
+def test_the_page_says_the_terms_of_the_claim(
+    make_space: SpaceMaker, tokens: Tokens, config: FederatedConfig, make_plan: PlanMaker
+) -> None:
+    space, secret = make_space(), replace(config, noise_seed=None)
+    report = federate(space, tokens, secret, make_plan(config, dim=space.dim(4)))
+    page = report_page(replace(report, model="tiny"))
+    for said in (
+        "**Private**", report.trusted, report.relation, "in each round from 60 users",
+        str(config.clip), "6 × gaussian:sigma=0.5", "sampling rate 0.25", "| Model | tiny |",
+        "torch ", "| Seed of what is public | 0 |", WITHHELD[1:], SELECTION[1:-1],
+    ):  # fmt: skip
+        assert said in page, said
+    assert "cohort_size" not in page
+    seeded = federate(make_space(), tokens, config, make_plan(config, dim=space.dim(4)))
+    assert "**Not private**: its noise follows from noise_seed=7" in report_page(seeded)
+    free = report_page(federate(make_space(), tokens, config))
+    assert "**Not private**: no noise was added." in free
+    assert "Trusted" not in free
+
+
+@pytest.mark.parametrize("value", [1.82821, 3.99999999, 1e-7, 123456.7, 8.0, math.inf])
+def test_a_bound_on_the_page_is_never_below_itself(value: float) -> None:
+    assert value <= float(rounded_up(value)) <= value * (1 + 1e-4)
+
+
+def test_a_report_from_before_a_field_is_read(
+    forecast: tuple[AdapterSpace, TrainReport, PrivacyPlan],
+) -> None:
+    flat = json.loads(forecast[1].to_json())
+    for younger in ("model", "bytes_down", "bytes_up", "bytes_full", "accuracy_by_group"):
+        del flat[younger]
+    back = TrainReport.from_json(json.dumps(flat))
+    assert (back.model, back.bytes_down) == ("", None)
+    assert back.epsilon == forecast[1].epsilon
+
+
+def test_a_report_says_what_was_sent(
+    forecast: tuple[AdapterSpace, TrainReport, PrivacyPlan], config: FederatedConfig
+) -> None:
+    space, report, _ = forecast
+    dims = sum(space.dim(metrics.rank) for metrics in report.rounds)
+    assert report.bytes_down == report.bytes_up == round(4 * dims * config.cohort / 60)
+    assert report.bytes_full > report.bytes_up
