@@ -75,7 +75,7 @@ SOURCES = {
         head=HeadOptions(dim=76, start_scale=16.0),
     ),
     "docstrings": Source(
-        name="docstrings", title="docstrings", size=8, head=HeadOptions(start_scale=8.0)
+        name="docstrings", title="docstrings", size=8, users=300, head=HeadOptions(start_scale=8.0)
     ),
 }
 

@@ -136,16 +136,17 @@ class ClippedSum:
             left: (n, K). right: (n, d). head: where weight (K·d, row by row) and bias (K) lie.
         """
         left, right = left.detach().double(), right.detach().double()
-        # a product whose squares overflow is as good as none: it adds nothing
-        norms = torch.linalg.vector_norm(left, dim=1) * (right.square().sum(1) + 1.0).sqrt()
-        finite = torch.isfinite(norms)
+        lengths = torch.linalg.vector_norm(right, dim=1)
+        norms = torch.linalg.vector_norm(left, dim=1) * torch.hypot(lengths, torch.ones(()))
         if self._norms is not None:
             self._norms.extend(norms.tolist())
-        factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
-        factors = torch.where(finite, factors.nan_to_num(posinf=1.0).clamp(max=1.0), 0.0)
-        scaled = torch.where(finite[:, None], left, 0.0) * factors[:, None]
-        weight = scaled.T @ torch.where(finite[:, None], right, 0.0)
-        self._sum[head] += torch.cat([weight.reshape(-1), scaled.sum(0)])
+        # a product whose squares overflow is as good as none: it adds nothing
+        finite = torch.isfinite(norms)
+        if not bool(finite.all()):
+            left, right, norms = left[finite], right[finite], norms[finite]
+        if self._limit is not None:
+            left = left * (self._limit / norms).clamp(max=1.0).nan_to_num(nan=1.0)[:, None]
+        self._sum[head] += torch.cat([(left.T @ right).reshape(-1), left.sum(0)])
 
     def absorb(self, value: Tensor, norms: tuple[float, ...] = ()) -> None:
         """Add the sum of *other* clients that were clipped to the same bound elsewhere."""

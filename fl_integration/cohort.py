@@ -23,6 +23,7 @@ from fl_integration.spaces import FlatSpace, LiveSlice
 
 CHUNK = 1 << 25  # numbers of gradients in memory together: bounded, whatever the cohort
 TEXTS = 512  # texts that are sorted by length together
+TOKENS = 1024  # tokens a batch
 WINDOW = 4096  # clients whose texts are in memory together
 
 
@@ -115,23 +116,35 @@ def merged_sum(cohort: Cohort, round: Round, total: ClippedSum) -> None:
 
 
 def _chunks(cohort: Cohort, round: Round) -> Iterator[list[Work]]:
-    """The works of a round: as many as fit in memory, until there are texts enough to sort.
-
-    The shortest come first among those of a window: where everybody has one text, the batches are
-    then as full as if the whole window were one chunk.
-    """
+    """The works of a round, those with the shortest texts of a window first."""
     most = max(1, CHUNK // len(round.start))
     for first in range(0, len(round.clients), WINDOW):
         window = round.clients[first : first + WINDOW].tolist()
         works = [cohort.work(round, client) for client in window]
-        works.sort(key=lambda work: max(map(len, work.ids), default=0))
-        texts = np.cumsum([len(work.ids) for work in works])
+        works.sort(key=_longest)
         done = 0
         while done < len(works):
-            before = texts[done - 1] if done else 0
-            enough = int(np.searchsorted(texts, before + TEXTS)) + 1
-            yield works[done : min(enough, done + most)]
-            done = min(enough, done + most)
+            count = min(most, _enough(works[done:]))
+            yield works[done : done + count]
+            done += count
+
+
+def _enough(works: Sequence[Work]) -> int:
+    """How many of some works, in the order of their length, are worth a chunk.
+
+    As many as have texts enough to sort; where everybody has one text, and all are sorted already,
+    those of one batch, whose gradients then stay in the cache.
+    """
+    texts = np.cumsum([len(work.ids) for work in works[:TEXTS]])
+    if texts[-1] <= len(texts):
+        tokens = np.arange(1, len(texts) + 1) * [_longest(work) for work in works[:TEXTS]]
+        return max(1, int(np.searchsorted(tokens, TOKENS, side="right")))
+    return int(np.searchsorted(texts, TEXTS)) + 1
+
+
+def _longest(work: Work) -> int:
+    """The tokens of a work's longest text."""
+    return max(map(len, work.ids), default=0)
 
 
 def _client_gradients(
@@ -148,7 +161,9 @@ def _client_gradients(
     labels = np.concatenate([work.labels for work in works]).astype(np.int64)
     moving = {n for n, part in space.unflatten(rates, live.rank).items() if bool(part.any())}
     with _taps(space, live, moving, clients=len(works)) as taps:
-        for batch in length_sorted_batches(ids, pad_id=space.classifier.pad_id):
+        for batch in length_sorted_batches(
+            ids, batch_tokens=TOKENS, pad_id=space.classifier.pad_id
+        ):
             owner = owners[batch.rows]
             taps.owner = torch.from_numpy(owner).to(device)
             tensors = batch.input_ids, batch.attention_mask, torch.from_numpy(labels[batch.rows])

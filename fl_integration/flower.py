@@ -78,6 +78,11 @@ class FlowerClients:
 
     def __call__(self, cohort: Cohort, round: Round, total: ClippedSum) -> None:
         """Ask the nodes of a round, and add what arrives."""
+        if type(cohort) is not Cohort:
+            raise ValueError(
+                f"Expected silos=None over Flower, got {cohort.config.silos}: a silo adds its noise"
+                " itself, in steps that its node would have to run."
+            )
         if len(cohort.tokens.data.clients) != len(self.nodes):
             raise ValueError(
                 f"Expected {len(cohort.tokens.data.clients)} clients to be as many registered"

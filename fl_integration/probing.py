@@ -25,7 +25,9 @@ from fl_integration.cohort import Cohort, Round, merged_sum
 from fl_integration.tasks import Classifier
 
 KEPT = 2**17  # texts whose features are kept: 200 MB at d = 384
-BLOCK = 2**12  # clients whose texts are worked on together
+TOKENS = 2**12  # in a forward pass
+BLOCK = 2**12  # clients whose features are computed together
+CACHED = 2**9  # texts in fp64 at a time: they stay in the processor's cache
 
 
 class ProbeSum:
@@ -56,9 +58,10 @@ class ProbeSum:
             live.load(round.start)
             for first in range(0, len(round.clients), BLOCK):
                 clients = round.clients[first : first + BLOCK].tolist()
-                taken = _joined(self._of_round(cohort, model, round, clients))
-                left = -step * taken.residuals(weight, bias)
-                _add(total, taken, left, head)
+                every = self._of_round(cohort, model, round, clients)
+                for start in range(0, len(every), CACHED):
+                    taken = _joined(every[start : start + CACHED])
+                    _add(total, taken, -step * taken.residuals(weight, bias), head)
 
     def _of_round(
         self, cohort: Cohort, model: Classifier, round: Round, clients: Sequence[int]
@@ -109,7 +112,7 @@ def _computed(tokens: Tokens, model: Classifier, clients: Sequence[int]) -> Iter
     ids = [line for client in clients for line in tokens.client(client)]
     x = torch.zeros(len(ids), model.head.in_features)
     with torch.no_grad():
-        for batch in length_sorted_batches(ids, pad_id=model.pad_id):
+        for batch in length_sorted_batches(ids, batch_tokens=TOKENS, pad_id=model.pad_id):
             tensors = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
             x[torch.from_numpy(batch.rows)] = model.pool(*tensors).float().cpu()
     for client, part in zip(clients, x.split(sizes), strict=True):

@@ -155,7 +155,8 @@ def train(
     The folder then holds report.md and report.json, plan.json, ledger.json, the adapters, rank by
     rank, and config.toml, which makes the same run again.
     """
-    said = {name: value for name, value in locals().items() if value not in (None, False)}
+    written = {**locals()}
+    said = {name: v for name, v in written.items() if v is not None and v is not False}  # 0 is said
     if list_presets:
         tell_presets(as_json)
         return

@@ -145,6 +145,17 @@ def test_wrong_options_are_one_sentence(
     assert said in refused("train", "--epsilon", "1", *small, *args, "--out", str(tmp_path / "out"))
 
 
+def test_a_zero_is_said(tmp_path: Path, small: tuple[str, ...]) -> None:
+    zeros = ("--noise-seed", "0", "--seed", "0", "--momentum", "0")
+    out = ("--out", str(tmp_path / "run"))
+    ran = run("train", "--config", "probe", "--epsilon", "9", *small, *zeros, *out)
+    assert ran.exit_code == 0, ran.output
+    assert "noise_seed=0" in ran.stdout
+    found = kept(tmp_path / "run")
+    assert (found["noise_seed"], found["seed"], found["momentum"]) == (0, 0, 0.0)
+    assert "rank=0" in refused("train", "--non-private", *small, "--rank", "0", *out)
+
+
 def test_a_word_needs_no_quotes() -> None:
     found = assigned(["server_rule=adam", "broadcast.rule=replace", "broadcast.bits=1.5"])
     assert found == {"server_rule": "adam", "broadcast": {"rule": "replace", "bits": 1.5}}

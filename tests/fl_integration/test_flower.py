@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from fl_integration import flower
+from dpmech import PrivacyPlan
+from fl_integration import federate, flower
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Round, loop_sum
 from fl_integration.config import FederatedConfig
-from fl_integration.data import FederatedData
+from fl_integration.data import Client, FederatedData, LazyClients
 from fl_integration.flower import ARRAYS, CONFIG, DELTA, FlowerClients, clip_mod, trained_reply
 from fl_integration.models import load_model
 from fl_integration.sampler import Randomness
@@ -244,6 +245,48 @@ def test_flowers_client_app_runs_the_mod(
     reply = client(flower._request(NODES[0], round, 0.5, config), context)
     delta = reply.content[ARRAYS][DELTA].numpy()
     assert np.linalg.norm(delta.astype(np.float64)) == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_private_run_over_flower_is_the_simulated_one(
+    make_space: SpaceMaker,
+    federated_data: FederatedData,
+    unshuffled: FederatedConfig,
+    make_plan: Callable[..., PrivacyPlan],
+) -> None:
+    config = replace(unshuffled, rounds=2, cohort=6, eval_every=2)
+    server, simulated, device = make_space(), make_space(), make_space()
+    plan = make_plan(config, dim=server.dim(4))
+
+    def answer(message: Any) -> list[Any]:
+        client = NODES.index(message.metadata.dst_node_id)
+        return [trained_reply(message, device, _own(federated_data, client))]
+
+    def nobody(index: int) -> Client:
+        raise AssertionError(f"the server made client {index}")
+
+    known = replace(federated_data, clients=LazyClients(60, nobody))
+    tokenizer = load_model("tiny", labels=3)[1]
+    over = FlowerClients(_Grid(answer), NODES)
+    report = federate(server, Tokens(known, tokenizer), config, plan, executor=over)
+    wanted = federate(simulated, Tokens(federated_data, tokenizer), config, plan, executor=loop_sum)
+    torch.testing.assert_close(server.flatten(4), simulated.flatten(4), rtol=1e-5, atol=1e-5)
+    assert report.ledger == wanted.ledger
+    assert report.epsilon == wanted.epsilon
+
+
+@pytest.mark.usefixtures("app")
+def test_a_silos_own_steps_are_refused(
+    make_space: SpaceMaker, tokens: Tokens, config: FederatedConfig
+) -> None:
+    class Silo(Cohort):
+        pass
+
+    space = make_space()
+    given = _server(space, tokens, config)
+    silo = Silo(space=space, tokens=tokens, config=given.config, randomness=given.randomness)
+    with pytest.raises(ValueError, match="silos=None over Flower"):
+        _sum(FlowerClients(_Grid(lambda _: []), NODES), silo, _round(space, [0]))
 
 
 @pytest.mark.usefixtures("app")

@@ -34,7 +34,7 @@ class Terms:
 TERMS = {
     "dp-dylora": Terms(system="dylora"),
     "dp-lora-central": Terms(system="lora"),
-    "dp-lora": Terms(system="lora", unit="example", trusted=TRUSTED_SILOS, sampled=0.2, releases=4),
+    "dp-lora": Terms(system="lora", unit="example", trusted=TRUSTED_SILOS, sampled=0.1, releases=8),
     "fedlpp": Terms(system="lora", private=False),
     "fedlpp-dp": Terms(system="lora"),
     "ffa-lora": Terms(system="ffa-lora"),
@@ -47,7 +47,7 @@ TERMS = {
 ZEROTH_ORDER = {"dp-zo": "example", "federated-zo": "user"}  # by their unit
 # What a small file needs that a preset does not know.
 FITTED: dict[str, dict[str, Any]] = {
-    "dp-lora": {"silos": {"sizes": [40, 40], "steps": 2, "rate": 0.2}},
+    "dp-lora": {"silos": {"sizes": [40, 40]}},
     "dp-sgd-lora": {"cohort": 8.0},
 }
 

@@ -3,7 +3,6 @@
 Everything is imported once; the two are forked, as torchrun would start them.
 """
 
-import importlib
 import json
 import os
 import socket
@@ -29,7 +28,6 @@ from fl_integration.distributed import Group, joined, leading, serve, spread, to
 from fl_integration.models import load_model
 from fl_integration.sampler import Randomness
 
-run_module = importlib.import_module("fl_integration.run")
 WORDS = ("red", "green", "blue", "one", "two", "three")
 CLIP, CLIENTS = 0.3, 23
 
@@ -99,9 +97,13 @@ def trained(cohort: Cohort, group: Group, folder: Path) -> tuple[list[float], st
     """A private run: the weights and the report of this process."""
 
     def train(executor: Executor) -> TrainReport:
-        run_module.executor_for = lambda _: executor
         return federate(
-            cohort.space, cohort.tokens, cohort.config, plan(cohort), checkpoint_dir=folder
+            cohort.space,
+            cohort.tokens,
+            cohort.config,
+            plan(cohort),
+            checkpoint_dir=folder,
+            executor=executor,
         )
 
     report = together(train, cohort, group)
