@@ -82,9 +82,9 @@ class TrainReport:
         accuracy_by_rank, accuracy_by_group: the final weights cut to a rank, and over the clients
         of the test texts. model_privacy: what a broadcast kept from the clients. ledger, epsilon,
         delta, accountant: ``None`` without privacy. hypothetical: of an extrapolated run.
-        seconds: wall time of this process. model: by name, where it has one. bytes_down, bytes_up, bytes_full: what a
-        client received and sent, and what the whole model would take one way, see `Traffic`;
-        ``None`` where nothing is sent.
+        seconds: wall time of this process. model: by name, where it has one. bytes_down, bytes_up,
+        bytes_full: what a client received and sent, and what the whole model would take one way,
+        see `Traffic`; ``None`` where nothing is sent.
     """
 
     config: Mapping[str, Any]

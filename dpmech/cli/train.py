@@ -32,7 +32,7 @@ def _option(help: str, default: str | None = None, *, panel: str = _FEDERATION) 
 def train(
     *,
     config: Annotated[
-        str | None, _option("A preset, or a TOML file of settings (see below).", panel=_RUN)
+        str | None, _option("A preset, or a TOML file of settings.", panel=_RUN)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -147,16 +147,16 @@ def train(
 
     Example: dpmech train --config dp-dylora --epsilon 8 --rounds 20 --cohort 100 --out run
 
-    A file for --config holds names of options (with _ for -), and what is rarely set and has no
-    option here: average, executor, targets, rank_probabilities, ranks, scalars, scalar_noise,
-    and the tables [broadcast], [silos], [adaptive], [head_start] and [dealing]; it may build on a
-    preset with preset = "NAME". Options win over --set, which wins over the file.
+    A file for --config holds names of options (with _ for -), and what is
+    rarely set and has no option here: average, executor, targets,
+    rank_probabilities, ranks, scalars, scalar_noise, and the tables broadcast,
+    silos, adaptive, head_start and dealing. It may build on a preset with
+    preset = "NAME". Options win over --set, which wins over the file.
 
-    The folder then holds report.md and report.json, plan.json, ledger.json, the adapters, rank by
-    rank, and config.toml, which makes the same run again.
+    The folder then holds report.md and report.json, plan.json, ledger.json,
+    the adapters, rank by rank, and config.toml, which makes the same run again.
     """
-    written = {**locals()}
-    said = {name: v for name, v in written.items() if v is not None and v is not False}  # 0 is said
+    said = {k: v for k, v in locals().items() if v is not None and v is not False}  # 0 is said
     if list_presets:
         tell_presets(as_json)
         return

@@ -10,7 +10,7 @@ import pytest
 from fl_integration.adapters import AdapterSpace
 from fl_integration.codec import Codec
 from fl_integration.config import FederatedConfig
-from fl_integration.options import Broadcast, SiloNoise
+from fl_integration.options import Broadcast, HeadStart, SiloNoise
 from fl_integration.queries import ScalarQuery
 from fl_integration.traffic import Traffic, traffic
 
@@ -100,3 +100,15 @@ def test_who_is_asked_receives_too(make_space: SpaceMaker, config: FederatedConf
     assert asked is not None
     assert asked.down - quiet.down == space.dim(4) * 4 / 2  # half of the clients, in one round
     assert asked.up - quiet.up == 4  # half of 8 bytes
+
+
+def test_a_head_start_sends_the_head_first(make_space: SpaceMaker, config: FederatedConfig) -> None:
+    space = make_space()
+    plain = replace(config, system="lora")
+    before = sent(space, plain, [4])
+    started = sent(space, replace(plain, head_start=HeadStart(rounds=3, cohort=20)), [4])
+    head = 4 * parts(space, 4)["head"]
+    assert started.down - before.down == started.up - before.up == head  # 3 rounds, a third each
+    assert started.full == before.full * 5  # q = 1/4 once, then 1/3 three times
+    everybody = sent(space, replace(plain, head_start=HeadStart(rounds=3)), [4])
+    assert everybody.up - before.up == 3 * head
