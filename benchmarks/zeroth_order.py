@@ -1,7 +1,7 @@
 """What searched noise buys in zeroth-order fine-tuning (`docs/explanation/zeroth-order.md`).
 
     python benchmarks/zeroth_order.py --data-dir DATA -o FILE    DATA has folders sst2 and banking77
-    python benchmarks/zeroth_order.py --steps 500 --seeds 2      docstrings, in a minute or two
+    python benchmarks/zeroth_order.py --steps 500 --seeds 2      docstrings, in some minutes
 
 Encoded texts, searched laws and finished settings are kept under --cache, so it can be continued.
 """

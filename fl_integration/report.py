@@ -188,7 +188,7 @@ class TrainReport:
             flat = json.loads(text)
             values = {f.name: flat[f.name] for f in fields(cls) if f.name in flat}
             values["rounds"] = tuple(RoundMetrics(**entry) for entry in flat["rounds"])
-            values["model_privacy"] = option(ModelPrivacy, flat["model_privacy"])
+            values["model_privacy"] = option(ModelPrivacy, flat.get("model_privacy"))
             values["accuracy_by_group"] = option(GroupAccuracy, flat.get("accuracy_by_group"))
             values["accuracy_by_rank"] = {int(r): a for r, a in flat["accuracy_by_rank"].items()}
             if flat["ledger"] is not None:

@@ -148,6 +148,7 @@ def _run(report: TrainReport) -> list[tuple[str, str]]:
         ("Accuracy by rank", _listed(report.accuracy_by_rank.items(), "rank")),
         ("Accuracy by client", _by_client(report)),
         ("A client received, sent", _sent(report)),
+        ("What clients have of the model", _of_the_model(report)),
         ("Seconds", f"{report.seconds:g}"),
         ("Versions", ", ".join(f"{name} {v}" for name, v in report.versions.items())),
     ]
@@ -196,6 +197,20 @@ def _sent(report: TrainReport) -> str:
         f"{bytes_text(report.bytes_down)}, {bytes_text(report.bytes_up)} in the whole run,"
         f" expected ({bytes_text(report.bytes_full)} each way for all weights of the model)"
     )
+
+
+def _of_the_model(report: TrainReport) -> str:
+    """By how much the server's accuracy is above what clients make of its coarse broadcasts."""
+    found = report.model_privacy
+    if found is None:
+        return ""
+    named = {
+        "received": "as received",
+        "trained": "after training on their own texts",
+        "averaged": f"averaging the last {found.last} broadcasts",
+    }
+    gaps = ", ".join(f"{gap:.3f} {named[name]}" for name, gap in found.gaps.items())
+    return f"the server's accuracy {found.server:.3f} is above theirs by {gaps}"
 
 
 def _uncovered(report: TrainReport) -> list[str]:

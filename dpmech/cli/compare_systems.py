@@ -58,8 +58,9 @@ def compare_systems(
 
     Example: dpmech compare-systems --config dp-dylora,ffa-lora --epsilon .3,2 --out systems
 
-    Asked for again it continues: finished runs are not repeated. The folder then holds table.md,
-    table.json, accuracy.png, accuracy.svg, and every run below runs/.
+    Asked for again it continues: finished runs are not repeated. The folder
+    then holds table.md, table.json, accuracy.png, accuracy.svg, and every run
+    below runs/.
     """
     said = {name: value for name, value in locals().items() if value is not None}
     common = {name: said[name] for name in _COMMON if name in said}

@@ -18,6 +18,7 @@ from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import HypotheticalEpsilon, extrapolate
 from fl_integration.federate import federate
+from fl_integration.model_privacy import ModelPrivacy
 from fl_integration.report import SELECTION, WITHHELD, TrainReport
 from fl_integration.report_page import report_page, rounded_up
 
@@ -203,7 +204,14 @@ def test_a_report_from_before_a_field_is_read(
     forecast: tuple[AdapterSpace, TrainReport, PrivacyPlan],
 ) -> None:
     flat = json.loads(forecast[1].to_json())
-    for younger in ("model", "bytes_down", "bytes_up", "bytes_full", "accuracy_by_group"):
+    for younger in (
+        "model",
+        "bytes_down",
+        "bytes_up",
+        "bytes_full",
+        "accuracy_by_group",
+        "model_privacy",
+    ):
         del flat[younger]
     back = TrainReport.from_json(json.dumps(flat))
     assert (back.model, back.bytes_down) == ("", None)
@@ -217,3 +225,11 @@ def test_a_report_says_what_was_sent(
     dims = sum(space.dim(metrics.rank) for metrics in report.rounds)
     assert report.bytes_down == report.bytes_up == round(4 * dims * config.cohort / 60)
     assert report.bytes_full > report.bytes_up
+
+
+def test_the_page_says_what_clients_have_of_the_model(
+    forecast: tuple[AdapterSpace, TrainReport, PrivacyPlan],
+) -> None:
+    found = ModelPrivacy(server=0.9, received=0.5, trained=None, averaged=0.95, last=4)
+    page = report_page(replace(forecast[1], model_privacy=found))
+    assert "0.400 as received, -0.050 averaging the last 4 broadcasts |" in page
