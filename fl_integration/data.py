@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -83,23 +82,6 @@ class LazyClients(Sequence[Client]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Totals:
-    """What is known of all training texts together: how many, and of each label how many (K,)."""
-
-    examples: int
-    labels: Integers
-
-    @classmethod
-    def of(cls, clients: Sequence[Client], *, labels: int) -> Totals:
-        """Count over every client, which makes each that is lazy."""
-        examples, counts = 0, np.zeros(labels, dtype=np.int64)
-        for client in clients:
-            examples += len(client)
-            counts += np.bincount(client.labels, minlength=labels)
-        return cls(examples=examples, labels=counts)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FederatedData:
     """Texts of training clients, and a test set that no client holds.
 
@@ -109,7 +91,7 @@ class FederatedData:
     Arguments:
         labels: names of the classes; none for next-token.
         test_labels: as those of a client. test_groups: the client of each test text, if known.
-        task: what the texts are for. totals: counts over all clients, where they are known.
+        task: what the texts are for.
     """
 
     name: str
@@ -119,7 +101,6 @@ class FederatedData:
     test_labels: Integers
     test_groups: tuple[str, ...] = ()
     task: Task = "sequence-classification"
-    totals: Totals | None = None
 
     def __post_init__(self) -> None:
         _check_labels(self.test_texts, self.test_labels, "the test set")
@@ -129,24 +110,22 @@ class FederatedData:
                 f"{len(self.test_texts)} texts."
             )
 
-    @cached_property
-    def counted(self) -> Totals | None:
-        """The totals, counted when first asked for; None for lazy clients without them."""
-        if self.totals is not None or isinstance(self.clients, LazyClients):
-            return self.totals
-        return Totals.of(self.clients, labels=len(self.labels))
-
     @property
     def examples(self) -> int | None:
-        """The number of training texts of all clients, where it is known."""
-        return None if self.counted is None else self.counted.examples
+        """The number of training texts of all clients; None for `LazyClients`."""
+        if isinstance(self.clients, LazyClients):
+            return None
+        return sum(len(client) for client in self.clients)
 
     @property
     def majority_share(self) -> float | None:
-        """The test accuracy of always answering the commonest training class, where it is known."""
-        if self.counted is None or not len(self.test_labels):
+        """The accuracy of always answering the commonest class of the test set, if it has classes.
+
+        Of the test set, which is public: which class is commonest among the clients is private.
+        """
+        if not len(self.test_labels):
             return None
-        return float(np.mean(self.test_labels == np.argmax(self.counted.labels)))
+        return float(np.bincount(self.test_labels).max() / len(self.test_labels))
 
 
 def as_examples(data: FederatedData) -> FederatedData:
@@ -164,7 +143,7 @@ def as_examples(data: FederatedData) -> FederatedData:
         owner = int(np.searchsorted(ends, index, side="right"))
         return data.clients[owner].example(index - int(starts[owner]))
 
-    return replace(data, clients=LazyClients(int(starts[-1]), make), totals=data.counted)
+    return replace(data, clients=LazyClients(int(starts[-1]), make))
 
 
 def load_data(

@@ -222,12 +222,13 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued."""
-        spending, data, space = self.spending, self.cohort.tokens.data, self.cohort.space
+        spending, tokens, space = self.spending, self.cohort.tokens, self.cohort.space
+        data = tokens.data
         return {
             "config": self.config.to_dict(),
             "plan": json.loads(spending.plan.to_json()) if spending else None,
             "noise": spending.noise.to_dict() if spending else None,
-            "data": [data.name, len(data.clients), list(data.labels)],
+            "data": [data.name, len(data.clients), list(data.labels), tokens.max_length],
             "adapters": [list(shape) for shape in space.shapes(space.rank)],
         }
 

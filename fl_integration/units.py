@@ -38,7 +38,7 @@ def as_silos(data: FederatedData, count: int) -> FederatedData:
             labels=np.concatenate([member.labels for member in members]),
         )
 
-    return replace(data, clients=LazyClients(count, make), totals=data.counted)
+    return replace(data, clients=LazyClients(count, make))
 
 
 def as_unit(data: FederatedData, config: FederatedConfig) -> FederatedData:

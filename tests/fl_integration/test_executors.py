@@ -17,7 +17,7 @@ from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Executor, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
-from fl_integration.data import Client, FederatedData, LazyClients, Totals
+from fl_integration.data import Client, FederatedData, LazyClients
 from fl_integration.executors import Fastest, executor_for
 from fl_integration.models import default_targets, load_model
 from fl_integration.options import SiloNoise
@@ -279,8 +279,7 @@ def test_a_run_makes_only_the_clients_that_it_draws(
         texts = tuple(f"red {index % 7}" for _ in range(3))
         return Client(name=str(index), texts=texts, labels=np.zeros(3, dtype=np.int64))
 
-    totals = Totals(examples=3 * 10**6, labels=np.asarray([3 * 10**6, 0, 0]))
-    data = replace(federated_data, clients=LazyClients(10**6, make), totals=totals)
+    data = replace(federated_data, clients=LazyClients(10**6, make))
     tokens = Tokens(data, load_model("tiny", labels=3)[1])
     short = replace(config, rounds=3, cohort=8, local_epochs=steps)
     report = federate(make_space(), tokens, short)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fl_integration.client import Tokens, local_work
-from fl_integration.data import Client, FederatedData, LazyClients, Totals, as_examples
+from fl_integration.data import Client, FederatedData, LazyClients, as_examples
 from fl_integration.encoding import Integers, label_starts
 from fl_integration.rows import Task, Text
 from fl_integration.tiny import HashTokenizer
@@ -86,7 +86,7 @@ def test_a_million_clients_cost_what_is_drawn() -> None:
         data = federation(LazyClients(population, maker))
         tokens = Tokens(data, HashTokenizer())
         assert data.examples is None  # a million clients are not asked for a number
-        assert data.majority_share is None
+        assert data.majority_share == 0.75
         for _ in range(2):
             for index in members:
                 work = local_work(tokens, index, limit=2, rng=np.random.default_rng(0))
@@ -98,25 +98,15 @@ def test_a_million_clients_cost_what_is_drawn() -> None:
     assert peaks[1] < 1.2 * peaks[0] + 10_000
 
 
-def test_what_is_known_of_lazy_clients_is_given() -> None:
-    maker = Maker()
-    clients = LazyClients(8, maker)
-    known = federation(clients, totals=Totals(examples=20, labels=np.array([5, 15])))
-    assert (known.examples, known.majority_share) == (20, 0.25)
-    assert maker.made == []
-    totals = Totals.of(clients, labels=2)
-    assert (totals.examples, totals.labels.tolist()) == (20, [12, 8])
-
-
-def test_majority_share_is_that_of_the_training_majority() -> None:
+def test_the_majority_is_that_of_the_public_test_set() -> None:
     clients = (
         Client(name="a", texts=("x", "y"), labels=np.array([1, 1])),
         Client(name="b", texts=("z",), labels=np.array([0])),
     )
     held = federation(clients)
-    assert held.majority_share == 0.25
+    assert held.majority_share == 0.75
+    assert held.majority_share == federation(clients[1:]).majority_share  # whoever trains
     assert held.examples == 3
-    assert held.counted is held.counted  # counted once
     assert words("next-token").majority_share is None
 
 
@@ -171,7 +161,7 @@ def test_targets_stay_with_their_texts_when_work_is_chosen(task: Task) -> None:
 def test_every_text_is_a_client_of_its_own(task: Task) -> None:
     data = words(task)
     split = as_examples(data)
-    assert len(split.clients) == 5 == split.examples
+    assert len(split.clients) == 5
     assert [c.name for c in split.clients] == ["c0/0", "c0/1", "c2/0", "c2/1", "c2/2"]
     assert [c.texts for c in split.clients] == [(t,) for c in data.clients for t in c.texts]
     before = np.concatenate([c.labels for c in data.clients])
@@ -188,7 +178,8 @@ def test_examples_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         Client, "example", lambda self, index: asked.append(f"{self.name}/{index}") or self
     )
-    assert len(split.clients) == sum(1 + i % 4 for i in range(50)) == split.examples
+    assert len(split.clients) == sum(1 + i % 4 for i in range(50))
+    assert split.examples is None
     assert split.majority_share == 0.75
     assert asked == []
     assert split.clients[-1] is not None
