@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +15,13 @@ import typer
 from dpmech.cli._demo_report import ScalarLaw, write_report
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, print_json, talk
+from dpmech.cli._requests import request_of, settings_of
+from dpmech.cli._settings import Settings, written
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from dpmech import Noise
-    from fl_integration import TrainReport, TrainRequest
+    from fl_integration import TrainReport
+    from fl_integration.ladder import Rung
     from optimizer_search import SearchProblem, SearchResult
 
 app = subcommand()
@@ -63,9 +62,9 @@ def demo(
     _say(began, "calibrating the closed-form laws to the same privacy")
     laws = _at_equal_privacy(out, problem, result)
     _say(began, "reading the docstrings of the installed libraries (built once, then cached)")
-    requests = _requests(out, model=model, rounds=rounds, cohort=cohort)
-    _say(began, f"training {len(requests)} runs, {processes} at a time")
-    reports = _trained(requests, processes, lambda text: _say(began, text))
+    rungs = _rungs(out, model=model, rounds=rounds, cohort=cohort)
+    _say(began, f"training {len(rungs)} runs, {processes} at a time")
+    reports = _trained(rungs, processes, lambda text: _say(began, text))
     _say(began, "drawing and writing the report")
     _plots(out, laws, reports)
     _keep_private_run(out)
@@ -135,60 +134,52 @@ def _as_vector(noise: Noise) -> str:
         return f"refused: no proof (estimate for large d: ε ≈ {limit:.2f} at least)"
 
 
-def _requests(out: Path, *, model: str, rounds: int, cohort: float) -> dict[str, TrainRequest]:
-    from fl_integration import FederatedConfig, TrainRequest, load_data
+def _rungs(out: Path, *, model: str, rounds: int, cohort: float) -> list[Rung]:
+    """The training runs, the longest first."""
+    from fl_integration import TrainRequest, load_data
+    from fl_integration.ladder import Rung
 
     load_data("docstrings")  # built here, so that the runs below find it in the cache
-    config = FederatedConfig(rounds=rounds, cohort=cohort)
-    honest = replace(config, cohort=_HONEST_COHORT * cohort, **_HONEST)
-    requests = {  # the longest starts first
-        "private": TrainRequest(
-            out=out / "runs" / "private", epsilon=_HONEST_EPSILON, model=model, config=honest
-        ),
-        "non-private": TrainRequest(out=out / "runs" / "non-private", model=model, config=config),
+    common: Settings = {"model": model, "rounds": rounds, "cohort": cohort}
+    settings: dict[str, Settings] = {
+        "private": {
+            **common,
+            **_HONEST,
+            "cohort": _HONEST_COHORT * cohort,
+            "epsilon": _HONEST_EPSILON,
+        },
+        "non-private": {**common, "non_private": True},
     }
     for epsilon, population in _FORECASTS:
         name = f"forecast-{epsilon:g}"
-        requests[name] = TrainRequest(
-            out=out / "runs" / name,
-            epsilon=epsilon,
-            population=population,
-            model=model,
-            config=config,
-        )
-    return requests
-
-
-def _run(request: TrainRequest) -> TrainReport:
-    """One training run in a process of its own: one thread, one progress line at its end."""
-    import warnings
-
-    from fl_integration import train
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    return train(request)
+        settings[name] = {**common, "epsilon": epsilon, "population": population}
+    rungs: list[Rung] = []
+    for name, given in settings.items():
+        request = request_of(given, out / "runs" / name)
+        if isinstance(request, TrainRequest):
+            text = written(settings_of(request, given))
+            rungs.append(Rung(name=name, request=request, settings=text))
+    return rungs
 
 
 def _trained(
-    requests: dict[str, TrainRequest], processes: int, say: Callable[[str], None]
+    rungs: list[Rung], processes: int, say: Callable[[str], None]
 ) -> dict[str, TrainReport]:
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+    """The reports, in the order of a reader: the reference, the forecasts, what these users get."""
+    from fl_integration import TrainReport
+    from fl_integration.ladder import Outcome, climb
 
-    # Set here, because torch is loaded in the new process before anything of ours runs there: with
-    # more threads than cores the processes wait for each other, and take four times as long.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        running: dict[Future[TrainReport], str] = {
-            pool.submit(_run, request): name for name, request in requests.items()
-        }
-        done: dict[str, TrainReport] = {}
-        for future in as_completed(running):
-            name = running[future]
-            done[name] = report = future.result()
-            say(f"  {name}: accuracy {report.final_accuracy or 0:.3f} in {report.seconds:.0f} s")
-    # For the reader: the reference, the forecasts, then what this population gives.
-    order = sorted(requests, key=lambda name: (name == "private", name != "non-private", name))
+    def tell(name: str, outcome: Outcome) -> None:
+        if isinstance(outcome, TrainReport):
+            accuracy = outcome.final_accuracy or 0
+            say(f"  {name}: accuracy {accuracy:.3f} in {outcome.seconds:.0f} s")
+
+    done: dict[str, TrainReport] = {}
+    for name, outcome in climb(rungs, processes=processes, progress=tell).items():
+        if not isinstance(outcome, TrainReport):
+            raise ValueError(f"The run {name!r} failed: {outcome.reason}")
+        done[name] = outcome
+    order = sorted(done, key=lambda name: (name == "private", name != "non-private", name))
     return {name: done[name] for name in order}
 
 
