@@ -70,7 +70,9 @@ def loop_share() -> Lines:
         "The loop",
         "A private run (DP-LoRA, MiniLM fp32, 30 clients of docstrings, all of them in every round,"
         " checkpoints on disk) against forward and backward over the same texts in batches sorted"
-        " by length, without clip, noise or ledger. Goal: at most 10 % outside the model.",
+        " by length, without clip, noise or ledger (but with the batch gradient of the adapters,"
+        " which the run does not form: it may be the faster). Goal: at most 10 % outside the"
+        " model.",
         "rounds",
         "run, s",
         "model alone, s",
