@@ -46,7 +46,8 @@ def _flower() -> Any:
         return import_module("flwr.app")
     except ImportError as error:
         raise ValueError(
-            "Flower is not installed; run: pip install flwr (see docs/how-to/use-flower.md)."
+            "Flower is not installed; run: pip install 'dpmech[flower]' in an environment of its"
+            " own (docs/how-to/use-flower.md)."
         ) from error
 
 

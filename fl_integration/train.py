@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from dpmech import Gaussian, Noise, PrivacyPlan
 from dpmech.files import write_atomically
 from fl_integration.client import Tokens
+from fl_integration.cohort import Cohort, Executor
 from fl_integration.config import FederatedConfig
 from fl_integration.data import FederatedData, load_data
 from fl_integration.dealing import Dealing
+from fl_integration.distributed import Group, joined, together
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.federate import Progress, federate
 from fl_integration.models import load_model
@@ -18,6 +21,7 @@ from fl_integration.plans import plans_for, probe_of
 from fl_integration.report import TrainReport
 from fl_integration.report_page import report_page
 from fl_integration.rows import Task
+from fl_integration.sampler import Randomness
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import space_for
 from fl_integration.units import as_unit
@@ -99,9 +103,11 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     **Guarantees**
 
     * ``plan.json`` is written before training, ``report.json``, ``report.md`` and ``ledger.json``
-      after it; each
-      ``adapters/rank-b/`` holds weights and a ``privacy.json`` that says what they may be called.
+      after it; each ``adapters/rank-b/`` holds weights and a ``privacy.json`` that says what they
+      may be called.
     * An interrupted run continues when it is asked for again; a finished one is not repeated.
+    * Started by ``torchrun``, all processes train and return the same; the first alone draws
+      cohorts and noise, keeps the ledger and writes files.
 
     Raises:
         ValueError, NoDominatingPair, Unattainable: before any client is asked.
@@ -117,37 +123,60 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     )
     space = space_for(classifier, config)
     plans = plans_for(request, space, clients=len(data.clients))
-    out.mkdir(parents=True, exist_ok=True)
-    if plans.main is not None:
-        plan = plans.main.plan if isinstance(plans.main, Extrapolation) else plans.main
-        plan.save(out / "plan.json")
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
-    if config.head_start is not None:
-        _head_start(space, tokens, config, plans.head_start, out / "head-start")
-    report = federate(
-        space, tokens, config, plans.main, checkpoint_dir=out / "checkpoint", progress=progress
-    )
-    report = replace(report, model=request.model)
+    with joined() as group:
+        phase = partial(_phase, space, tokens, group=group)
+        if config.head_start is not None:
+            probe = probe_of(config, config.head_start, clients=len(data.clients))
+            phase(probe, plans.head_start, out / "head-start")
+        report = replace(phase(config, plans.main, out, progress=progress), model=request.model)
+        if group.rank == 0:
+            _written(request, report, space)
+    return report
+
+
+def _phase(  # noqa: PLR0913  # what a run is, and with whom
+    space: FlatSpace,
+    tokens: Tokens,
+    config: FederatedConfig,
+    privacy: PrivacyPlan | Extrapolation | None,
+    out: Path,
+    *,
+    group: Group,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """One run of the loop, its plan written before it; what it trained stays in the space."""
+    out.mkdir(parents=True, exist_ok=True)
+    if privacy is not None and group.rank == 0:
+        plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
+        plan.save(out / "plan.json")
+    # what the other processes train is drawn on rank 0: they need no secret of their own
+    randomness = Randomness(seed=config.seed, secret_seed=None)
+    cohort = Cohort(space=space, tokens=tokens, config=config, randomness=randomness)
+
+    def run(executor: Executor) -> TrainReport:
+        return federate(
+            space,
+            tokens,
+            config,
+            privacy,
+            checkpoint_dir=out / "checkpoint",
+            progress=progress,
+            executor=executor,
+        )
+
+    return together(run, cohort, group)
+
+
+def _written(request: TrainRequest, report: TrainReport, space: FlatSpace) -> None:
+    """Write what a finished run gives into the folder of its request."""
+    out = Path(request.out)
     for rank in request.exported:
         report.export(space, out / "adapters" / f"rank-{rank}", rank)
     report.save(out / "report.json")
     write_atomically(out / "report.md", report_page(report))
     if report.ledger is not None:
         report.ledger.save(out / "ledger.json")
-    return report
-
-
-def _head_start(
-    space: FlatSpace, tokens: Tokens, config: FederatedConfig, plan: PrivacyPlan | None, out: Path
-) -> None:
-    """Run the probe of a head start, which leaves its head in the space; resumable on its own."""
-    if config.head_start is None:
-        return
-    probe = probe_of(config, config.head_start, clients=len(tokens.data.clients))
-    out.mkdir(exist_ok=True)
-    if plan is not None:
-        plan.save(out / "plan.json")
-    federate(space, tokens, probe, plan, checkpoint_dir=out / "checkpoint")
 
 
 def data_for(request: TrainRequest) -> FederatedData:

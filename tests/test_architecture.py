@@ -27,6 +27,7 @@ ROOMS = {
     "peft": "fl_integration",
     "safetensors": "fl_integration",
     "opacus": "fl_integration",
+    "flwr": "fl_integration.flower",
     "cvxpy": "optimizer_search",
     "matplotlib": "dpmech.plotting",
     "dp_accounting": "accountants",

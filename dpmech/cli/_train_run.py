@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,22 @@ if TYPE_CHECKING:
     Report = TrainReport | ZerothOrderReport
 
 
+def lends_a_hand() -> bool:
+    """Whether torchrun started this process beside the one that leads the run."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
 def trained(request: Request) -> Report:
     """Train, with a progress bar on a terminal and a line now and then elsewhere."""
     from fl_integration import TrainRequest
 
-    talk(f"Training {request.model} on {request.data}.")
+    if not isinstance(request, TrainRequest) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"Expected one process for zeroth-order training, got WORLD_SIZE="
+            f"{os.environ['WORLD_SIZE']}: its steps are not shared out."
+        )
+    if not lends_a_hand():
+        talk(f"Training {request.model} on {request.data}.")
     return _federated(request) if isinstance(request, TrainRequest) else _zeroth_order(request)
 
 
@@ -60,7 +72,8 @@ def _zeroth_order(request: ZerothOrderRequest) -> ZerothOrderReport:
 def _bar(total: int, unit: str) -> Generator[Any]:
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit, disable=None) as bar:
+    hidden = True if lends_a_hand() else None  # None: hidden where this is no terminal
+    with tqdm(total=total, unit=unit, disable=hidden) as bar:
         yield bar
 
 

@@ -16,7 +16,7 @@ from dpmech.cli._output import AsJson, print_json, print_table, talk
 from dpmech.cli._requests import request_of
 from dpmech.cli._settings import described
 from dpmech.cli._train_folder import check_folder, keep_settings, layered_settings
-from dpmech.cli._train_run import summary, trained
+from dpmech.cli._train_run import lends_a_hand, summary, trained
 
 app = subcommand()
 
@@ -153,6 +153,8 @@ def train(
     silos, adaptive, head_start and dealing. It may build on a preset with
     preset = "NAME". Options win over --set, which wins over the file.
 
+    Started by torchrun --no-python, several processes share each cohort.
+
     The folder then holds report.md and report.json, plan.json, ledger.json,
     the adapters, rank by rank, and config.toml, which makes the same run again.
     """
@@ -163,6 +165,9 @@ def train(
     settings = layered_settings(said, out, resume=resume)
     _check_installed(str(settings.get("model", "minilm")))
     request = request_of(settings, out)
+    if lends_a_hand():  # to the process that torchrun calls 0, which tells and writes it all
+        trained(request)
+        return
     check_folder(out, resume=resume)
     keep_settings(request, settings, resume=resume)
     report = trained(request)

@@ -107,3 +107,27 @@ def test_alone_nothing_is_shared() -> None:
 def test_a_partial_sum_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="3 numbers"):
         ClippedSum(3, 1.0).absorb(torch.ones(1))
+
+
+def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
+    lines = ["text\tlabel\tclient"]
+    lines += [f"{('hot', 'cold')[c % 2]} {k}\t{c % 2}\tc{c}" for c in range(40) for k in range(3)]
+    (tmp_path / "t.tsv").write_text("\n".join(lines), encoding="utf-8")
+    options = {"data": "t.tsv", "model": "tiny", "rank": 1, "rounds": 2, "cohort": 9, "epsilon": 9}
+    options |= {"noise-seed": 1, "set": "head_start.rounds=2"}
+    run = ["dpmech", "train", *(f"--{name}={value}" for name, value in options.items())]
+    scripts = Path(sys.executable).parent
+    two = [str(scripts / "torchrun"), "--nproc-per-node=2", "--no-python", str(scripts / run[0])]
+    for command in (
+        [*two, *run[1:], "--out", "two"],
+        [str(scripts / run[0]), *run[1:], "--out", "one"],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("this run, ") == 1
+    one, both = (json.loads((tmp_path / o / "report.json").read_text()) for o in ("one", "two"))
+    assert one.pop("seconds") >= 0 <= both.pop("seconds")
+    assert one == both
+    assert len(one["ledger"]["entries"]) == 2
