@@ -21,16 +21,17 @@ ROUNDS = 25
 # What a user's script does; the ladder's own processes import it again, and must do nothing.
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from tests_ladder import rungs
 from fl_integration.ladder import climb
 
+def tell(name, outcome):
+    print(name, flush=True)
+    time.sleep(60)  # until the interrupt: however busy the machine, it comes before the end
+
 if __name__ == "__main__":
-    climb(
-        rungs(Path(sys.argv[1])),
-        processes=2,
-        progress=lambda name, outcome: print(name, flush=True),
-    )
+    climb(rungs(Path(sys.argv[1])), processes=2, progress=tell)
 """
 RUNGS = f"""
 from fl_integration import FederatedConfig, TrainRequest
