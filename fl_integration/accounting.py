@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from accountants import Ledger, accountant_named
-from dpmech import Mechanism, Noise, PrivacyPlan, Sampling, Sensitivity, Unattainable
+from dpmech import (
+    Mechanism,
+    NoDominatingPair,
+    Noise,
+    PrivacyPlan,
+    Sampling,
+    Sensitivity,
+    Unattainable,
+)
+from dpmech.discrete import DiscreteNoise
+from dpmech.guarantee import Guarantee
 from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation
@@ -43,6 +53,33 @@ def mechanism_for(config: FederatedConfig, noise: Noise, *, clients: int, dim: i
         sampling=Sampling(rate=sampling_rate(config, clients)),
         relation=RELATION,
     )
+
+
+def scalar_release(noise: Noise, *, bound: float, rate: float) -> Mechanism:
+    """One release of a sum of real numbers, each within ``bound``, over a Poisson sample.
+
+    Arguments:
+        noise: the law of the noise on the *sum*, in its units. rate: q.
+
+    Raises:
+        NoDominatingPair: from a law without a pair, and from one on the whole numbers.
+        ValueError: for a guarantee in the place of a noise.
+    """
+    if isinstance(noise, Guarantee):
+        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
+    if isinstance(noise, DiscreteNoise):
+        raise NoDominatingPair(
+            f"{noise} protects whole numbers only, and a sum of real ones is none.",
+            "Use a law with a density, such as gaussian, laplace or a searched one.",
+        )
+    mechanism = Mechanism(
+        noise=noise,
+        sensitivity=Sensitivity(norm="l2", bound=bound, dim=1),
+        sampling=Sampling(rate=rate),
+        relation=RELATION,
+    )
+    _ = mechanism.pairs()  # raises NoDominatingPair before anybody is asked
+    return mechanism
 
 
 def sampling_rate(config: FederatedConfig, clients: int) -> float:

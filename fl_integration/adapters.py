@@ -14,10 +14,11 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from dpmech.files import write_atomically
 from fl_integration.models import default_targets
 from fl_integration.scales import Scale, check_rank, effective_scale
 from fl_integration.spaces import (
@@ -126,9 +127,11 @@ class AdapterSpace(FlatSpace):
             head = self.classifier.head
             weights = portable({} if head is None else head.state_dict())
         config.save_pretrained(str(target))
-        save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_atomically(
+            target / "adapter_model.safetensors", save(state, metadata={"format": "pt"})
+        )
         if weights:
-            save_file(weights, target / HEAD_FILE, metadata={"format": "pt"})
+            write_atomically(target / HEAD_FILE, save(weights, metadata={"format": "pt"}))
 
     def _slices(self, rank: int) -> list[Tensor]:
         """Views of the stored tensors at a rank, in the flat order."""

@@ -152,7 +152,7 @@ class TrainReport:
         reason = self.why_not_private
         claim = self.privacy() if reason is None else {"private": False, "reason": reason}
         space.export(folder, rank)
-        (Path(folder) / PRIVACY_FILE).write_text(json.dumps(claim, indent=2), encoding="utf-8")
+        write_atomically(Path(folder) / PRIVACY_FILE, json.dumps(claim, indent=2))
 
     def export_private(self, space: FlatSpace, folder: str | Path, rank: int) -> None:
         """Write the adapter at a rank as private, or refuse before anything is written.

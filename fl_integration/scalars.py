@@ -24,12 +24,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dpmech import Gaussian, Mechanism, NoDominatingPair, Noise, Sampling, Sensitivity
-from dpmech.discrete import DiscreteNoise
-from dpmech.guarantee import Guarantee
+from dpmech import Gaussian, Mechanism, Noise, Sensitivity
 from dpmech.noise import Floats
 from dpmech.plan import Entries
-from fl_integration.accounting import RELATION, check_same
+from fl_integration.accounting import check_same, scalar_release
 from fl_integration.clipping import ROUNDING_MARGIN
 from fl_integration.queries import ScalarQuery
 from fl_integration.sampler import Randomness, poisson_cohort
@@ -59,21 +57,7 @@ def scalar_mechanism(query: ScalarQuery, noise: Noise, *, clients: int) -> Mecha
     """
     if not query.cohort <= clients:
         raise ValueError(f"Expected cohort={query.cohort} <= {clients} clients.")
-    if isinstance(noise, Guarantee):
-        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
-    if isinstance(noise, DiscreteNoise):
-        raise NoDominatingPair(
-            f"{noise} protects whole numbers only, and a sum of clipped numbers is none.",
-            "Use a law with a density, such as gaussian, laplace or a searched one.",
-        )
-    mechanism = Mechanism(
-        noise=noise,
-        sensitivity=Sensitivity(norm="l2", bound=query.bound, dim=1),
-        sampling=Sampling(rate=query.cohort / clients),
-        relation=RELATION,
-    )
-    _ = mechanism.pairs()  # raises NoDominatingPair before a single client is asked
-    return mechanism
+    return scalar_release(noise, bound=query.bound, rate=query.cohort / clients)
 
 
 def entries_of(

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from dpmech.files import write_atomically
 from fl_integration.scales import Scale, check_rank
 from fl_integration.tasks import TextModel
 
@@ -205,7 +206,7 @@ class FullSpace(FlatSpace):
         tensors = self._slices(rank)
         target.mkdir(parents=True, exist_ok=True)
         state = dict(zip(self.names, tensors, strict=True))
-        save_file(portable(state), target / MODEL_FILE, metadata={"format": "pt"})
+        write_atomically(target / MODEL_FILE, save(portable(state), metadata={"format": "pt"}))
 
     def _slices(self, rank: int) -> list[Tensor]:
         check_rank(rank, self.rank)

@@ -14,11 +14,15 @@ from typing import Any, Literal, Self
 
 from accountants import Ledger
 from accountants.base import checked_delta
-from dpmech import Mechanism, NoDominatingPair, Noise, PrivacyPlan, Sampling, Sensitivity
-from dpmech.discrete import DiscreteNoise
-from dpmech.guarantee import Guarantee
+from dpmech import Mechanism, Noise, PrivacyPlan, Sampling
 from dpmech.noise import checked_positive
-from fl_integration.accounting import RELATION, SLACK, check_same, ledger_epsilon
+from fl_integration.accounting import (
+    RELATION,
+    SLACK,
+    check_same,
+    ledger_epsilon,
+    scalar_release,
+)
 from fl_integration.options import checked_whole
 
 ACCOUNTANT = "pld"
@@ -104,21 +108,7 @@ def zeroth_order_mechanism(config: ZerothOrderConfig, noise: Noise) -> Mechanism
     >>> zeroth_order_mechanism(config, Laplace(b=4.0)).sensitivity.bound
     2.0
     """
-    if isinstance(noise, Guarantee):
-        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
-    if isinstance(noise, DiscreteNoise):
-        raise NoDominatingPair(
-            f"{noise} protects whole numbers only, and a sum of differences is none.",
-            "Use a law with a density, such as gaussian or laplace.",
-        )
-    mechanism = Mechanism(
-        noise=noise,
-        sensitivity=Sensitivity(norm="l2", bound=config.clip, dim=1),
-        sampling=Sampling(rate=config.rate),
-        relation=RELATION,
-    )
-    _ = mechanism.pairs()  # raises NoDominatingPair before a single record is read
-    return mechanism
+    return scalar_release(noise, bound=config.clip, rate=config.rate)
 
 
 def agreed(
@@ -149,6 +139,7 @@ def _check_plan(plan: PrivacyPlan, config: ZerothOrderConfig) -> None:
         ("sampling", planned.sampling, Sampling(rate=config.rate)),
         ("relation", planned.relation, RELATION),
         ("steps", plan.steps, config.steps),
+        ("number of other releases", len(plan.others), 0),
     ):
         check_same(name, got, wanted)
     ledger = Ledger().add(zeroth_order_mechanism(config, planned.noise), plan.steps)

@@ -417,6 +417,12 @@ def test_a_plan_for_another_run_is_refused(
         train_zeroth_order(refuse_to_read, torch.zeros(2), 40, CONFIG, changed(plan, **fields))
 
 
+def test_a_plan_that_holds_other_releases_is_refused(plan: PrivacyPlan) -> None:
+    more = replace(plan, others=((plan.mechanism, 3),))
+    with pytest.raises(ValueError, match="number of other releases to be 0, got 1"):
+        train_zeroth_order(refuse_to_read, torch.zeros(2), 40, CONFIG, more)
+
+
 def test_a_plan_for_other_steps_or_another_delta_is_refused(plan: PrivacyPlan) -> None:
     longer = replace(CONFIG, steps=9)
     with pytest.raises(ValueError, match="steps to be 9, got 8"):
