@@ -40,12 +40,10 @@ def protected(run: Run, state: TrainState) -> ModelPrivacy | None:
         ids, targets = run.test_texts()
         return score(space.classifier, ids, targets).accuracy
 
-    found = model_privacy(
+    return model_privacy(
         evaluate,
         server=server,
         received=copy,
         trained=trained,
         overheard=state.overheard.hear(index, copy),
     )
-    space.assign(server.float(), space.rank)
-    return found

@@ -93,7 +93,9 @@ def federate(  # noqa: PLR0913  # each one a plug of its own
             progress(state.metrics[-1])
         if state.round == config.rounds:
             report = run.report(state, seconds=time.perf_counter() - began)
-            return replace(report, model_privacy=protected(run, state))
+            report = replace(report, model_privacy=protected(run, state))
+            space.assign(state.server.shown(config).float(), space.rank)  # whatever was evaluated
+            return report
         state = burnt(run, state, checkpoint) or advance(run, state, checkpoint)
         checkpoint.commit(state)
 

@@ -59,6 +59,8 @@ class ProbeSum:
             for first in range(0, len(round.clients), BLOCK):
                 clients = round.clients[first : first + BLOCK].tolist()
                 every = self._of_round(cohort, model, round, clients)
+                for _ in range(sum(not len(features.targets) for features in every)):
+                    total.add(torch.zeros(len(round.start)))  # a client all the same
                 for start in range(0, len(every), CACHED):
                     taken = _joined(every[start : start + CACHED])
                     _add(total, taken, -step * taken.residuals(weight, bias), head)

@@ -78,13 +78,15 @@ def noisy_mean(
         privacy. rng: the noise's own generator. denominator: q·N > 0.
 
     Raises:
-        ValueError: when ``denominator`` is not positive.
+        ValueError: when ``denominator`` is not positive, or a spherical law too short.
     """
     if not (denominator > 0 and math.isfinite(denominator)):
         raise ValueError(f"Expected denominator={denominator} > 0 and finite.")
     if noise is None:
         return total / denominator
     length = int(noise.dim) if isinstance(noise, Spherical) else total.numel()
+    if length < total.numel():
+        raise ValueError(f"Expected {noise} to have dim >= {total.numel()} coordinates.")
     drawn = np.asarray(noise.sample((length,), rng), dtype=np.float64)
     # The coordinates of a slice are those that the whole vector's noise begins with: a spherical
     # law is the same in every direction.

@@ -67,7 +67,7 @@ def keep_settings(request: Request, settings: Settings, *, resume: bool) -> None
 
 def check_folder(out: Path, *, resume: bool) -> None:
     """A folder with a run in it is continued when that was asked for, and only then."""
-    begun = (out / "checkpoint").exists()
+    begun = any((phase / "checkpoint").exists() for phase in (out, out / "head-start"))
     if begun and not resume:
         raise ValueError(
             f"Expected an empty folder, but {str(out)!r} holds a run; continue it with --resume, "

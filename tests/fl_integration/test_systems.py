@@ -283,6 +283,21 @@ def test_the_averaged_weights_are_a_mean_that_forgets(
     torch.testing.assert_close(space.flatten(4).double(), expected, rtol=0, atol=1e-6)
 
 
+def test_the_space_holds_what_was_trained_with_and_without_a_test_set(
+    tokens: Tokens, config: FederatedConfig
+) -> None:
+    coarse = replace(config, system="lora", rounds=2, clip=None, broadcast=Broadcast(bits=2))
+    data = tokens.data
+    blind = replace(data, test_texts=(), test_labels=data.test_labels[:0])
+    tokenizer = load_model("tiny", labels=3)[1]
+    seen, unseen = make(coarse), make(coarse)
+    untrained = seen.flatten(4)
+    federate(seen, tokens, coarse, None)
+    federate(unseen, Tokens(blind, tokenizer), coarse, None)
+    assert not torch.equal(seen.flatten(4), untrained)
+    assert torch.equal(unseen.flatten(4), seen.flatten(4))
+
+
 def test_units_and_options_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="unit='example' with SiloNoise"):
         FederatedConfig(silos=SiloNoise())
