@@ -316,3 +316,41 @@ def test_nobody_and_clients_without_texts_have_a_norm_of_zero(
         make()(cohort, Round(index=0, rank=4, clients=made_of, start=start, trained=mask), total)
         assert total.norms == (0.0,) * len(clients)
         assert not bool(total.value.any())
+
+
+# The mean of products is the product of means only where one factor is everybody's
+
+
+@pytest.mark.parametrize("system", ["ffa-lora", "rolora", "lora"])
+def test_averaging_is_exact_where_one_factor_is_frozen_and_biased_where_both_move(
+    system: System, federated_data: FederatedData, config: FederatedConfig
+) -> None:
+    plain = replace(
+        config, system=system, rounds=1, cohort=2, clip=None, momentum=0.0, server_lr=1.0
+    )
+    space = made(plain)
+    start = space.flatten(4).double()
+    mask = trained(space, system, rank=4, round=0)
+    generator = torch.Generator().manual_seed(0)
+    deltas = [torch.randn(len(start), generator=generator).double() * mask for _ in range(2)]
+
+    def given(cohort: Cohort, round: Round, total: ClippedSum) -> None:
+        del cohort, round
+        for delta in deltas:
+            total.add(delta)
+
+    def products(flat: Tensor) -> Tensor:
+        parts = space.unflatten(flat.double(), 4)
+        names = [name for name in parts if ".lora_A." in name]
+        return torch.cat(
+            [(parts[n.replace(".lora_A.", ".lora_B.")] @ parts[n]).flatten() for n in names]
+        )
+
+    tokens = Tokens(federated_data, load_model("tiny", labels=3)[1])
+    federate(space, tokens, plain, None, executor=given)
+    wanted = sum(products(start + delta) for delta in deltas) / 2
+    error = (products(space.flatten(4)) - wanted).norm() / wanted.norm()
+    if system == "lora":
+        assert error > 0.1
+    else:
+        assert error < 1e-5
