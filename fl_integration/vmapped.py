@@ -80,14 +80,18 @@ def _stacks(cohort: Cohort, round: Round) -> Iterator[list[Work]]:
 class _Stack:
     """The texts of some clients as (clients, texts, tokens), filled up to one shape.
 
-    A lane is filled up with texts of one padding token, which the mask keeps, for a text without
-    any token has no mean; `real` is False there.
+    A lane is filled up with its own last text, so that what overflows there overflows in a text of
+    its own in that step, whoever it is stacked with; `real` is False there.
     """
 
     def __init__(self, works: Sequence[Work], *, pad_id: int, device: torch.device) -> None:
         sizes = np.asarray([len(work.ids) for work in works])
         self.texts = int(sizes.max())
-        lanes = [[*work.ids, *[[pad_id]] * (self.texts - len(work.ids))] for work in works]
+        last = [work.ids[-1] if work.ids else [pad_id] for work in works]
+        lanes = [
+            [*work.ids, *[text] * (self.texts - len(work.ids))]
+            for work, text in zip(works, last, strict=True)
+        ]
         ids, mask = pad([line for lane in lanes for line in lane], pad_id=pad_id)
         shape = (len(works), self.texts, *works[0].labels.shape[1:])
         targets = np.full(shape, IGNORED, dtype=np.int64)
@@ -111,7 +115,9 @@ def _moved(
     for _ in range(config.local_epochs):
         for first in range(0, stack.texts, config.batch_size):
             step = stack.step(first, config.batch_size)
-            moved -= rates * gradients(start + moved, *step).to(start.dtype)
+            found = gradients(start + moved, *step).to(start.dtype)
+            present = step[-1].any(dim=1, keepdim=True)  # who is through stays where it is
+            moved -= rates * torch.where(present, found, 0.0)
     return moved
 
 
