@@ -98,8 +98,12 @@ class RadialProgram:
         return a[kept], b[kept], (chance * self._volumes[a])[kept]
 
     def _law(self, density: Floats, delta: float) -> TabulatedSpherical:
-        """The law of these densities, made to fall exactly, without an end of next to nothing."""
-        density = np.minimum.accumulate(np.maximum(density, 0.0))
+        """The law of these densities, made to fall exactly, without an end of next to nothing.
+
+        Inwards no density is below the next: the innermost shells of many dimensions have volumes
+        that the program cannot see, and may come out empty.
+        """
+        density = np.maximum.accumulate(np.maximum(density, 0.0)[::-1])[::-1]
         masses = density * self._volumes
         outside = np.cumsum(masses[::-1])[::-1]
         kept = int(np.sum(outside > _NOTHING * delta))

@@ -34,6 +34,21 @@ def test_one_release_at_all_shifts(dim: int, goal: float) -> None:
         assert PLD().compose(release).delta(5.0) <= 1e-5 * (1 + 1e-9)
 
 
+def test_shells_whose_volume_the_program_cannot_see_do_not_empty_the_law() -> None:
+    wanted = SearchProblem(
+        target=Target(epsilon=3.0, delta=1e-5),
+        sampling=Sampling(rate=0.25),
+        sensitivity=0.5,
+        dim=99,
+        cost=VARIANCE,
+        cells=16,
+    )
+    tables = [law for law in radial_candidates(wanted) if isinstance(law, TabulatedSpherical)]
+    assert tables  # the inner of 99 dimensions hold less than 1e-300 of the ball
+    for law in tables:
+        assert certified(wanted, law).epsilon <= 3.0
+
+
 def test_many_releases_in_ten_dimensions() -> None:
     wanted = SearchProblem(
         target=Budget(cost=1.0, delta=1e-5),
