@@ -126,6 +126,8 @@ def test_an_interrupt_starts_nothing_and_loses_nothing(texts: Path) -> None:
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # a group of its own, which a terminal would interrupt as a whole
+        # where the tests run in the background of a shell, interrupts are ignored, and inherited so
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert started.stdout is not None
     started.stdout.readline()  # one has ended, others are under way or wait
