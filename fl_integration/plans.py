@@ -97,17 +97,18 @@ def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans
         ValueError: a head start together with a finished plan or with a forecast.
     """
     config, dim = request.config, released_dim(space, request.config.system)
-    if request.plan is None and request.epsilon is None:
+    if request.epsilon is None and request.plan is None:
         return Plans()
     if config.head_start is not None and (request.plan or request.population):
         raise ValueError(
             f"Expected an epsilon for these clients with {config.head_start}, got a finished plan"
             f" or population={request.population}: both phases are calibrated together."
         )
-    if request.plan is not None:
-        return Plans(main=_forecast(request, request.plan, clients=clients))
+    if request.epsilon is None:  # then there is a plan
+        return Plans(main=request.plan and _forecast(request, request.plan, clients=clients))
     users = _users(request, clients)
-    target = Target(epsilon=_given(request.epsilon), delta=request.delta or default_delta(users))
+    delta = default_delta(users) if request.delta is None else request.delta
+    target = Target(epsilon=request.epsilon, delta=delta)
     first = None
     if config.head_start is not None:
         probe = probe_of(config, config.head_start, clients=clients)
@@ -124,12 +125,6 @@ def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans
         others=(*(() if first is None else first.entries), *beside),
     )
     return Plans(main=_forecast(request, main, clients=clients), head_start=first)
-
-
-def _given(epsilon: float | None) -> float:
-    if epsilon is None:
-        raise ValueError(f"Expected epsilon={epsilon} to be a number.")
-    return epsilon
 
 
 def _users(request: TrainRequest, clients: int) -> int:

@@ -157,3 +157,8 @@ def test_scalars_of_a_request_share_its_budget(request_file: TrainRequest) -> No
         assert PLD().compose_ledger(Ledger((entry,))).epsilon(report.delta) <= 0.6 * (1 + 1e-3)
     assert report.epsilon <= 6.0 * (1 + 1e-6)
     assert report.ledger.runs == 4 + 4 + 2
+
+
+def test_a_delta_of_zero_is_refused_and_not_replaced(request_file: TrainRequest) -> None:
+    with pytest.raises(ValueError, match=r"delta=0\.0 in \(0, 1\)"):
+        train(replace(request_file, epsilon=3.0, delta=0.0))
