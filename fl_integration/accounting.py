@@ -21,6 +21,7 @@ from dpmech import (
 )
 from dpmech.discrete import DiscreteNoise
 from dpmech.guarantee import Guarantee
+from dpmech.plan import Entries
 from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation
@@ -113,10 +114,14 @@ class Spending:
         return Ledger(others[: len(others) - len(self.config.queries)])
 
     @property
+    def asked(self) -> Entries:
+        """What the plan holds for the run's own queries."""
+        return self.plan.others[len(self.before.entries) :]
+
+    @property
     def beside(self) -> tuple[Mechanism, ...]:
         """The mechanism of each of the run's queries."""
-        others = self.plan.others
-        return tuple(mechanism for mechanism, _ in others[len(self.before.entries) :])
+        return tuple(mechanism for mechanism, _ in self.asked)
 
     def of_round(self, dim: int, round: int) -> Ledger:
         """What a round that releases ``dim`` coordinates, and the queries due, spends."""

@@ -37,6 +37,11 @@ class Round:
     start: Tensor
     trained: Tensor | None = None  # (d,) which coordinates of the slice move; None: all
 
+    @property
+    def kept(self) -> Tensor | slice:
+        """What picks the coordinates that the round trains out of a slice."""
+        return slice(None) if self.trained is None else self.trained
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:

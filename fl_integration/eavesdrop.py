@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from fl_integration.broadcast import received
 from fl_integration.checkpoint import TrainState
 from fl_integration.cohort import Round
-from fl_integration.evaluation import score
 from fl_integration.model_privacy import ModelPrivacy, locally_trained, model_privacy
 from fl_integration.run import Run
 
@@ -35,13 +33,8 @@ def protected(run: Run, state: TrainState) -> ModelPrivacy | None:
     )
     trained = locally_trained(run.cohort, round, index=index, known=copy, executor=run.executor)
 
-    def evaluate(weights: Tensor) -> float:
-        space.assign(weights.float(), space.rank)
-        ids, targets = run.test_texts()
-        return score(space.classifier, ids, targets).accuracy
-
     return model_privacy(
-        evaluate,
+        lambda weights: run.scored(weights).accuracy,
         server=server,
         received=copy,
         trained=trained,

@@ -87,7 +87,7 @@ def federate(  # noqa: PLR0913  # each one a plug of its own
         checkpoint.commit(state)
     while True:
         if run.needs_evaluation(state):
-            state = state.evaluated(run.scored(state.server).accuracy)
+            state = state.evaluated(run.scored(state.server.shown(config)).accuracy)
             checkpoint.commit(state)
         if progress is not None and state.metrics:
             progress(state.metrics[-1])
@@ -112,8 +112,7 @@ def advance(run: Run, state: TrainState, checkpoint: Checkpoint) -> TrainState:
     """One round: nothing leaves this function before the spend is on disk."""
     config = run.config
     round, index = run.drawn(state)
-    kept = slice(None) if round.trained is None else round.trained
-    spent = Ledger()
+    kept, spent = round.kept, Ledger()
     if run.spending is not None:
         spent = run.spending.of_round(len(round.start[kept]), state.round)
     mean, norms = released(run, round, state.clip, lambda: checkpoint.intend(state.round, spent))
@@ -148,7 +147,7 @@ def released(
     if config.silos is not None:  # the noise is drawn inside, so the spend comes first
         intend()
         return silo_round(run.cohort, round, config.silos, noise=noise, executor=run.executor), ()
-    kept = slice(None) if round.trained is None else round.trained
+    kept = round.kept
     total = ClippedSum(len(round.start), clip, keep_norms=run.spending is None)
     run.executor(run.cohort, round, total)
     intend()

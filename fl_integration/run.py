@@ -19,14 +19,12 @@ from fl_integration.client import Tokens
 from fl_integration.client_metrics import metric_named
 from fl_integration.cohort import Cohort, Executor, Round
 from fl_integration.config import FederatedConfig
-from fl_integration.encoding import Ids, Integers
 from fl_integration.evaluation import GroupAccuracy, Hits, accuracy_by_group, score
 from fl_integration.executors import executor_for
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.report import TRUSTED_SERVER, RoundMetrics, TrainReport, versions
 from fl_integration.sampler import Randomness, poisson_cohort, public_rank
 from fl_integration.scalars import check_others
-from fl_integration.server import ServerState
 from fl_integration.silos import TRUSTED, checked_sizes
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import check_space, released_dim, trained
@@ -66,13 +64,7 @@ class Run:
         dim = released_dim(space, config.system)
         spending = spending_for(privacy, config, clients=clients, dim=dim)
         if spending is not None:
-            count = len(spending.before.entries)
-            check_others(
-                spending.plan.others[count:],
-                config.queries,
-                clients=clients,
-                rounds=config.rounds,
-            )
+            check_others(spending.asked, config.queries, clients=clients, rounds=config.rounds)
         secret = config.seed if spending is None else config.noise_seed
         randomness = Randomness(seed=config.seed, secret_seed=secret)
         return cls(
@@ -149,27 +141,22 @@ class Run:
             return False
         return state.round % self.config.eval_every == 0 or state.round == self.config.rounds
 
-    def scored(self, server: ServerState, rank: int | None = None) -> Hits:
-        """The hits of a server's weights on the public test texts, at full rank or cut to one."""
-        space = self.cohort.space
-        space.assign(server.shown(self.config).float(), space.rank)
-        ids, targets = self.test_texts()
+    def scored(self, weights: Tensor, rank: int | None = None) -> Hits:
+        """The hits of weights (D,) on the public test texts, at full rank or cut to one."""
+        space, tokens = self.cohort.space, self.cohort.tokens
+        space.assign(weights.float(), space.rank)
+        ids, targets = [tokens.test()[row] for row in self.test], tokens.test_targets()[self.test]
         if rank is None:
             return score(space.classifier, ids, targets)
         with space.use_rank(rank):
             return score(space.classifier, ids, targets)
-
-    def test_texts(self) -> tuple[Ids, Integers]:
-        """The token ids and the targets of the test texts that the evaluations use."""
-        tokens = self.cohort.tokens
-        return [tokens.test()[row] for row in self.test], tokens.test_targets()[self.test]
 
     def report(self, state: TrainState, *, seconds: float) -> TrainReport:
         """The account of a finished run, its ε derived from the ledger and from nothing else."""
         config, spending, data = self.config, self.spending, self.cohort.tokens.data
         epsilon = spending.epsilon(state.ledger) if spending else None
         forecast = spending.extrapolation if spending else None
-        hits = self._by_rank(state.server)
+        hits = self._by_rank(state.server.shown(config))
         sent = self._traffic(state)
         return TrainReport(
             config=config.to_dict(),
@@ -207,11 +194,11 @@ class Run:
             asked=self.spending is not None,
         )
 
-    def _by_rank(self, server: ServerState) -> dict[int, Hits]:
+    def _by_rank(self, weights: Tensor) -> dict[int, Hits]:
         """The final weights' hits at rank 1, 2, 4, … R."""
         top = self.cohort.space.rank
         ranks = sorted({2**k for k in range(top.bit_length()) if 2**k <= top} | {top})
-        return {rank: self.scored(server, rank) for rank in ranks} if len(self.test) else {}
+        return {rank: self.scored(weights, rank) for rank in ranks} if len(self.test) else {}
 
     def _by_group(self, hits: dict[int, Hits]) -> GroupAccuracy | None:
         """How the final accuracy is spread over the clients that the test texts are of."""

@@ -129,7 +129,7 @@ class _Silo(Cohort):
     def moved(self, round: Round, noise: Noise | None, executor: Executor) -> Tensor:
         """How far the silo's own steps lead from the weights that it received, (d,) fp64."""
         here = start = round.start.double()
-        kept = slice(None) if round.trained is None else round.trained
+        kept = round.kept
         for step in range(self.silos.steps):
             key = self._key(round, step)
             total = ClippedSum(len(start), self.config.clip)

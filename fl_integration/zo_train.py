@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from accountants import calibrate
-from dpmech import Gaussian, Noise, PrivacyPlan, Sampling, Sensitivity, Target
+from accountants.calibrate import calibrate_scale
+from dpmech import Gaussian, Noise, PrivacyPlan, Target
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.data import FederatedData, as_examples, load_data
@@ -25,7 +25,7 @@ from fl_integration.plans import default_delta
 from fl_integration.report import versions
 from fl_integration.zeroth_order import ZerothOrderRun, replayed
 from fl_integration.zo_adapter import adapter_losses
-from fl_integration.zo_config import ACCOUNTANT, ZerothOrderConfig
+from fl_integration.zo_config import ACCOUNTANT, ZerothOrderConfig, zeroth_order_mechanism
 from fl_integration.zo_head import Features, HeadLosses, HeadOptions, LinearHead, public_head
 from fl_integration.zo_quotients import Losses
 from fl_integration.zo_report import ZerothOrderReport
@@ -94,12 +94,10 @@ class ZerothOrderRequest:
         if self.epsilon is None:
             return self.plan
         delta = default_delta(records) if self.delta is None else self.delta
-        return calibrate(
-            self.noise,
+        return calibrate_scale(
+            zeroth_order_mechanism(self.config, self.noise),
             Target(epsilon=self.epsilon, delta=delta),
             steps=self.config.steps,
-            sampling=Sampling(rate=self.config.rate),
-            sensitivity=Sensitivity(norm="l2", bound=self.config.clip, dim=1),
         )
 
     def fingerprint(self, data: FederatedData, plan: PrivacyPlan | None) -> dict[str, Any]:
