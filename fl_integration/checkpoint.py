@@ -25,6 +25,7 @@ from accountants import Ledger
 from dpmech.files import write_atomically
 from fl_integration.model_privacy import Overheard
 from fl_integration.report import RoundMetrics
+from fl_integration.run_folder import RunFolder
 from fl_integration.server import ServerState
 
 STATE_FILE = "state.safetensors"
@@ -69,17 +70,10 @@ class TrainState:
         return replace(self, metrics=(*self.metrics[:-1], last))
 
 
-class Checkpoint:
-    """The folder of one run; ``None`` as folder keeps nothing.
+class Checkpoint(RunFolder):
+    """The folder of a run of the loop: its state, and the round that it is about to release."""
 
-    Arguments:
-        folder: where the two files live; made when missing.
-        fingerprint: JSON-ready description of the run; a state of another run is refused.
-    """
-
-    def __init__(self, folder: Path | None, fingerprint: dict[str, Any]) -> None:
-        self.folder = folder
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+    kept = "checkpoint"
 
     def intend(self, round: int, spent: Ledger) -> None:
         """Write, before any noise is drawn, what a round is about to release."""
@@ -138,16 +132,6 @@ class Checkpoint:
                 f" {self.folder} is older than its last release; do not continue from it."
             )
         return Ledger.from_json(json.dumps(intent["spent"])) if intent["round"] == round else None
-
-    def _same_run(self, found: dict[str, Any]) -> None:
-        """Refuse the state of another run, naming what differs."""
-        keys = found.keys() | self.fingerprint.keys()
-        different = sorted(k for k in keys if found.get(k) != self.fingerprint.get(k))
-        if different:
-            raise ValueError(
-                f"Expected the checkpoint in {self.folder} to be of this run, but {different}"
-                " differ; choose an empty folder or the same settings."
-            )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], ServerState]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from safetensors.numpy import save
 
 from dpmech.files import write_atomically
 from dpmech.noise import Floats
+from fl_integration.run_folder import RunFolder
 
 STATE_FILE = "releases.safetensors"
 INTENT_FILE = "intent.json"
@@ -51,17 +51,10 @@ class Releases:
         )
 
 
-class ReleaseLog:
-    """The folder of one run; ``None`` as folder keeps nothing.
+class ReleaseLog(RunFolder):
+    """The folder of a zeroth-order run: its releases, and the chunk that it is about to take."""
 
-    Arguments:
-        folder: where the two files live; made when missing.
-        fingerprint: JSON-ready description of the run; the state of another run is refused.
-    """
-
-    def __init__(self, folder: Path | None, fingerprint: dict[str, Any]) -> None:
-        self.folder = folder
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+    kept = "state"
 
     def intend(self, first: int, last: int) -> None:
         """Write, before anything of it is drawn, that first..last−1 are about to be released."""
@@ -117,13 +110,3 @@ class ReleaseLog:
                 " releases there are older than the last; do not continue from them."
             )
         return last if first == done else None
-
-    def _same_run(self, found: dict[str, Any]) -> None:
-        """Refuse the state of another run, naming what differs."""
-        keys = found.keys() | self.fingerprint.keys()
-        different = sorted(k for k in keys if found.get(k) != self.fingerprint.get(k))
-        if different:
-            raise ValueError(
-                f"Expected the state in {self.folder} to be of this run, but {different} differ;"
-                " choose an empty folder or the same settings."
-            )

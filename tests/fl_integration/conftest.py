@@ -124,3 +124,12 @@ def lab(
         make_plan=make_plan,
         folder=tmp_path,
     )
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A file of 24 clients with four texts each, of two classes."""
+    rows = [f"{('hot', 'cold')[i % 2]} word {i % 7}\t{i % 2}\tc{i // 4}" for i in range(96)]
+    path = tmp_path / "mine.tsv"
+    path.write_text("\n".join(["text\tlabel\tclient", *rows]), encoding="utf-8")
+    return path

@@ -53,14 +53,6 @@ def rungs(folder):
 """
 
 
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    rows = [f"{('hot', 'cold')[i % 2]} word {i % 7}\t{i % 2}\tc{i // 4}" for i in range(96)]
-    path = tmp_path / "mine.tsv"
-    path.write_text("\n".join(["text\tlabel\tclient", *rows]), encoding="utf-8")
-    return path
-
-
 def rung(texts: Path, name: str, **changed: object) -> Rung:
     config = FederatedConfig(**{"system": "probe", "rounds": 2, "cohort": 5, **changed})  # type: ignore[arg-type]
     out = texts.parent / name

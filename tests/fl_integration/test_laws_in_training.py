@@ -218,14 +218,6 @@ def law_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_result(result, tmp_path_factory.mktemp("law") / "law.npz")
 
 
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    rows = [f"{('hot', 'cold')[i % 2]} word {i % 7}\t{i % 2}\tc{i // 4}" for i in range(96)]
-    path = tmp_path / "mine.tsv"
-    path.write_text("\n".join(["text\tlabel\tclient", *rows]), encoding="utf-8")
-    return path
-
-
 def asked(*args: str) -> Result:
     return CliRunner().invoke(app, ("train", *args))
 

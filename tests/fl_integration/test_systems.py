@@ -28,6 +28,18 @@ from fl_integration.systems import check_space, released_dim, space_for, trained
 
 HEAD = 3 * 32 + 3  # of the tiny model with three classes
 PAIR = 4 * 4 * 32  # A, or B, of the four adapted layers at rank 4
+SILOS = FederatedConfig(
+    system="lora",
+    unit="example",
+    rank=2,
+    rounds=4,
+    cohort=3,
+    clip=0.5,
+    server_lr=1.0,
+    momentum=0.0,
+    silos=SiloNoise(steps=2, rate=0.2, sizes=(50, 30, 20)),
+    noise_seed=3,
+)
 
 
 def make(config: FederatedConfig) -> FlatSpace:
@@ -217,19 +229,8 @@ def silo_tokens(sizes: tuple[int, ...]) -> Tokens:
 
 
 def test_silos_spend_every_step_of_every_round_and_trust_no_server() -> None:
-    sizes = (50, 30, 20)
-    config = FederatedConfig(
-        system="lora",
-        unit="example",
-        rank=2,
-        rounds=4,
-        cohort=3,
-        clip=0.5,
-        server_lr=1.0,
-        momentum=0.0,
-        silos=SiloNoise(steps=2, rate=0.2, sizes=sizes),
-        noise_seed=3,
-    )
+    config = SILOS
+    sizes = config.silos.sizes
     space = make(config)
     plan = private(config, space, rate=0.2)
     assert plan.steps == 8
@@ -243,20 +244,8 @@ def test_silos_spend_every_step_of_every_round_and_trust_no_server() -> None:
 
 
 def test_silos_move_by_the_mean_of_noised_steps() -> None:
-    sizes = (50, 30, 20)
-    config = FederatedConfig(
-        system="lora",
-        unit="example",
-        rank=2,
-        rounds=1,
-        cohort=3,
-        clip=0.5,
-        local_lr=1e-30,
-        server_lr=1.0,
-        momentum=0.0,
-        silos=SiloNoise(steps=2, rate=0.2, sizes=sizes),
-        noise_seed=3,
-    )
+    config = replace(SILOS, rounds=1, local_lr=1e-30)
+    sizes = config.silos.sizes
     space = make(config)
     plan = private(config, space, rate=0.2)
     before = space.flatten(2).double()
