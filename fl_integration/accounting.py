@@ -110,13 +110,15 @@ class Spending:
     @property
     def before(self) -> Ledger:
         """What the plan counts beside this run's own releases: spent earlier, on the same data."""
+        if self.extrapolation is not None:
+            return Ledger(self.extrapolation.earlier)
         others = self.plan.others
         return Ledger(others[: len(others) - len(self.config.queries)])
 
     @property
     def asked(self) -> Entries:
         """What the plan holds for the run's own queries."""
-        return self.plan.others[len(self.before.entries) :]
+        return self.plan.others[len(self.plan.others) - len(self.config.queries) :]
 
     @property
     def beside(self) -> tuple[Mechanism, ...]:
@@ -173,10 +175,11 @@ def spending_for(
                 f"Expected no forecast with {config.silos}: its noise does not shrink with the"
                 " number of silos."
             )
-        if privacy.plan.others:
+        if config.queries or len(privacy.plan.others) != len(privacy.earlier):
             raise ValueError(
-                f"Expected no other releases in a forecast's plan, got {len(privacy.plan.others)}:"
-                " a forecast rescales the noise on the vectors alone."
+                f"Expected a forecast of vectors alone, got {len(config.queries)} queries and"
+                f" {len(privacy.plan.others)} other releases in its plan for"
+                f" {len(privacy.earlier)} of the simulation: it rescales noise on vectors only."
             )
         privacy.check(clients=clients, cohort=config.cohort)
         rate = privacy.plan.mechanism.sampling.rate

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from dpmech import Noise, PrivacyPlan
+from dpmech.plan import Entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,17 @@ class HypotheticalEpsilon:
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A plan for a large population, simulated with few clients (build it with `extrapolate`)."""
+    """A plan for a large population, simulated with few clients (build it with `extrapolate`).
+
+    earlier: what the simulation really released before this run, from the same clients; in the
+    population it is what ``plan.others`` holds.
+    """
 
     plan: PrivacyPlan
     population: int
     simulated_clients: int
     simulated_cohort: float
+    earlier: Entries = ()
 
     @property
     def cohort(self) -> float:
@@ -78,6 +84,14 @@ class Extrapolation:
     def noise(self) -> Noise:
         """The law to add to the simulated sum: the plan's, times c/c'."""
         return self.plan.mechanism.noise.scaled(self.simulated_cohort / self.cohort)
+
+    @property
+    def simulated(self) -> Entries:
+        """What the simulation releases: its own noise, at its own rate."""
+        rate = self.simulated_cohort / self.simulated_clients
+        sampling = replace(self.plan.mechanism.sampling, rate=rate)
+        mechanism = replace(self.plan.mechanism, noise=self.noise, sampling=sampling)
+        return ((mechanism, self.plan.steps),)
 
     def check(self, *, clients: int, cohort: float) -> None:
         """Refuse to be used for another simulation than it was made for."""
@@ -102,7 +116,12 @@ class Extrapolation:
 
 
 def extrapolate(
-    plan: PrivacyPlan, *, population: int, simulated_clients: int, simulated_cohort: float
+    plan: PrivacyPlan,
+    *,
+    population: int,
+    simulated_clients: int,
+    simulated_cohort: float,
+    earlier: Entries = (),
 ) -> Extrapolation:
     """Prepare the forecast of a plan for ``population`` users from a small simulation.
 
@@ -114,6 +133,7 @@ def extrapolate(
     Arguments:
         plan: made for ``population`` users; its sampling rate is q'. population: N' >= 1.
         simulated_clients, simulated_cohort: N and c = q·N of the run.
+        earlier: what the simulation released before, beside the ``others`` of the plan.
 
     Raises:
         ValueError: when a size is out of range.
@@ -133,6 +153,7 @@ def extrapolate(
         population=population,
         simulated_clients=simulated_clients,
         simulated_cohort=simulated_cohort,
+        earlier=earlier,
     )
 
 

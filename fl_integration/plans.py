@@ -25,7 +25,7 @@ class Plans:
     """The plan of a run, and of the head start before it; ``None`` without privacy."""
 
     main: PrivacyPlan | Extrapolation | None = None
-    head_start: PrivacyPlan | None = None
+    head_start: PrivacyPlan | Extrapolation | None = None
 
 
 def default_delta(users: int) -> float:
@@ -94,37 +94,43 @@ def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans
     and the scalars, too.
 
     Raises:
-        ValueError: a head start together with a finished plan or with a forecast.
+        ValueError: a head start together with a finished plan.
     """
     config, dim = request.config, released_dim(space, request.config.system)
     if request.epsilon is None and request.plan is None:
         return Plans()
-    if config.head_start is not None and (request.plan or request.population):
+    if config.head_start is not None and request.plan is not None:
         raise ValueError(
-            f"Expected an epsilon for these clients with {config.head_start}, got a finished plan"
-            f" or population={request.population}: both phases are calibrated together."
+            f"Expected an epsilon with {config.head_start}, got a finished plan: both phases are"
+            " calibrated together."
         )
     if request.epsilon is None:  # then there is a plan
-        return Plans(main=request.plan and _forecast(request, request.plan, clients=clients))
+        return Plans(
+            main=request.plan and _forecast(request, request.plan, config, clients=clients)
+        )
     users = _users(request, clients)
     delta = default_delta(users) if request.delta is None else request.delta
     target = Target(epsilon=request.epsilon, delta=delta)
-    first = None
+    first = start = None
     if config.head_start is not None:
         probe = probe_of(config, config.head_start, clients=clients)
         share = replace(target, epsilon=target.epsilon * config.head_start.share)
         head = released_dim(space, "probe")
-        first = plan_for(probe, Gaussian(sigma=1.0), share, clients=clients, dim=head)
+        at = _at(request, probe, clients)
+        first = plan_for(at, Gaussian(sigma=1.0), share, clients=users, dim=head)
+        start = _forecast(request, first, probe, clients=clients)
     beside = _scalars(request, target, clients=clients)
     main = plan_for(
-        _at(request, clients),
+        _at(request, config, clients),
         request.noise,
         target,
         clients=users,
         dim=dim,
         others=(*(() if first is None else first.entries), *beside),
     )
-    return Plans(main=_forecast(request, main, clients=clients), head_start=first)
+    earlier = start.simulated if isinstance(start, Extrapolation) else ()
+    forecast = _forecast(request, main, config, clients=clients, earlier=earlier)
+    return Plans(main=forecast, head_start=start)
 
 
 def _users(request: TrainRequest, clients: int) -> int:
@@ -134,16 +140,22 @@ def _users(request: TrainRequest, clients: int) -> int:
     return request.population or clients
 
 
-def _at(request: TrainRequest, clients: int) -> FederatedConfig:
-    """The configuration at the size that the plan is for."""
-    config, users = request.config, request.population
+def _at(request: TrainRequest, config: FederatedConfig, clients: int) -> FederatedConfig:
+    """The configuration of a phase at the size that the plan is for."""
+    users = request.population
     if users is None:
         return config
-    return replace(config, cohort=request.population_cohort or config.rate(clients) * users)
+    cohort = request.population_cohort if config is request.config else None
+    return replace(config, cohort=cohort or config.rate(clients) * users)
 
 
 def _forecast(
-    request: TrainRequest, plan: PrivacyPlan, *, clients: int
+    request: TrainRequest,
+    plan: PrivacyPlan,
+    config: FederatedConfig,
+    *,
+    clients: int,
+    earlier: Entries = (),
 ) -> PrivacyPlan | Extrapolation:
     """The plan itself, or what it forecasts for a population."""
     if request.population is None:
@@ -152,7 +164,8 @@ def _forecast(
         plan,
         population=request.population,
         simulated_clients=clients,
-        simulated_cohort=request.config.cohort,
+        simulated_cohort=config.cohort,
+        earlier=earlier,
     )
 
 

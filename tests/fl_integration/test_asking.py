@@ -141,7 +141,7 @@ def test_plans_and_configurations_that_ask_differently_are_refused(
     forecast = extrapolate(
         plan, population=600, simulated_clients=CLIENTS, simulated_cohort=asking.cohort
     )
-    with pytest.raises(ValueError, match="no other releases in a forecast"):
+    with pytest.raises(ValueError, match="a forecast of vectors alone, got 2 queries"):
         federate(space, tokens, asking, forecast)
     with pytest.raises(ValueError, match="clip=None to be a number to start"):
         replace(asking, clip=None)

@@ -11,11 +11,15 @@ import pytest
 
 from accountants import PLD, Ledger
 from dpmech import Gaussian, Laplace, NoDominatingPair, PrivacyPlan
+from fl_integration.accounting import spending_for
 from fl_integration.config import FederatedConfig
+from fl_integration.extrapolate import Extrapolation
+from fl_integration.models import load_model
 from fl_integration.options import HeadStart, SiloNoise
-from fl_integration.plans import default_delta
+from fl_integration.plans import default_delta, plans_for
 from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.report import TrainReport
+from fl_integration.systems import space_for
 from fl_integration.train import TrainRequest, train
 
 
@@ -128,10 +132,45 @@ def test_a_head_start_hands_its_head_on(request_file: TrainRequest) -> None:
     assert warm.final_accuracy > max(0.9, cold.final_accuracy)
 
 
+def test_a_head_start_is_forecast_with_its_run(request_file: TrainRequest) -> None:
+    start = HeadStart(share=0.5, rounds=3, cohort=20, lr=2.0)
+    config = replace(request_file.config, system="lora", head_start=start)
+    request = replace(request_file, epsilon=3.0, delta=1e-6, config=config, population=6000)
+    report = train(request)
+    clients, times = report.clients, 6000 / report.clients
+    first = PrivacyPlan.load(request.out / "head-start" / "plan.json")
+    plan = PrivacyPlan.load(request.out / "plan.json")
+    assert plan.others == first.entries
+    assert first.mechanism.sampling.rate == pytest.approx(20 / clients)  # the simulation's own
+    # the ledger holds what these clients paid: noise that is right for many more, in both phases
+    sigmas = [p.mechanism.noise.std / times for p in (first, plan)]
+    assert report.ledger is not None
+    assert [m.noise.std for m, _ in report.ledger.entries] == pytest.approx(sigmas, rel=1e-12)
+    assert [count for _, count in report.ledger.entries] == [3, 4]
+    assert report.hypothetical is not None
+    assert report.hypothetical.epsilon == plan.epsilon <= 3.0 * (1 + 1e-6)
+    assert report.epsilon is not None
+    assert report.epsilon > 10 * plan.epsilon
+
+
+def test_a_forecast_without_its_head_start_is_refused(request_file: TrainRequest) -> None:
+    config = replace(request_file.config, system="lora", head_start=HeadStart(rounds=2))
+    request = replace(request_file, config=config, epsilon=1.0, delta=1e-6, population=6000)
+    model, _ = load_model("tiny", labels=2)
+    forecast = plans_for(request, space_for(model, config), clients=40).main
+    assert isinstance(forecast, Extrapolation)
+    dim = int(forecast.plan.mechanism.sensitivity.dim)
+    assert spending_for(forecast, config, clients=40, dim=dim) is not None
+    with pytest.raises(ValueError, match="1 other releases in its plan for 0 of the simulation"):
+        spending_for(replace(forecast, earlier=()), config, clients=40, dim=dim)
+
+
 def test_a_head_start_needs_a_target(request_file: TrainRequest) -> None:
     config = replace(request_file.config, system="lora", head_start=HeadStart())
-    with pytest.raises(ValueError, match="population=1000: both phases"):
-        train(replace(request_file, config=config, epsilon=1.0, population=1000))
+    train(replace(request_file, epsilon=3.0))
+    plan = PrivacyPlan.load(request_file.out / "plan.json")
+    with pytest.raises(ValueError, match="a finished plan: both phases"):
+        train(replace(request_file, config=config, plan=plan))
     with pytest.raises(ValueError, match="silos"):
         replace(config, unit="example", silos=SiloNoise())
 
