@@ -178,11 +178,12 @@ def load_data(
     rows = source_rows(
         str(source), data_dir=_folder(data_dir), test_path=_folder(test_path), task=task
     )
-    train, test = np.flatnonzero(~rows.test), np.flatnonzero(rows.test)
+    long = np.array([dealing.long_enough(text) for text in rows.texts], dtype=np.bool_)
+    train, test = np.flatnonzero(~rows.test & long), np.flatnonzero(rows.test)
     if not len(train) or not len(test):
         raise ValueError(
-            f"Expected training and test texts in {source}, got {len(train)} and {len(test)}; "
-            f"give more clients or rows."
+            f"Expected training texts of min_words={dealing.min_words} and test texts in {source}, "
+            f"got {len(train)} and {len(test)}; give more clients or rows."
         )
     labelled = _Labelled.of(rows, task)
     classes = task == "sequence-classification"

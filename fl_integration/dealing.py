@@ -7,6 +7,7 @@ import numpy as np
 
 from dpmech.noise import Floats
 from fl_integration.encoding import Integers
+from fl_integration.rows import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Dealing:
         alpha: Dirichlet concentration > 0 of each dealt client's class shares; None deals at
             random. Small is skewed.
         max_test: test texts to keep at most, None for all.
+        min_words: training texts of fewer words are left out, each by a look at itself alone, so
+            that no text decides about another: SST-2 trains on phrases and tests on sentences.
 
     Raises:
         ValueError: a value outside its range.
@@ -30,14 +33,21 @@ class Dealing:
     zipf: float | None = None
     alpha: float | None = None
     max_test: int | None = 2000
+    min_words: int = 1
 
     def __post_init__(self) -> None:
         if self.size < 1 or (self.max_test is not None and self.max_test < 1):
             raise ValueError(f"Expected size={self.size} and max_test={self.max_test} >= 1.")
+        if self.min_words < 1:
+            raise ValueError(f"Expected min_words={self.min_words} >= 1.")
         if self.zipf is not None and not 0.0 <= self.zipf < np.inf:
             raise ValueError(f"Expected zipf={self.zipf} >= 0 and finite.")
         if self.alpha is not None and not 0.0 < self.alpha < np.inf:
             raise ValueError(f"Expected alpha={self.alpha} > 0 and finite.")
+
+    def long_enough(self, text: Text) -> bool:
+        """Whether a text has the words that a training text needs."""
+        return len(text.split() if isinstance(text, str) else text) >= self.min_words
 
     def refuse(self, source: str, *, clients: bool, classes: bool) -> None:
         """ValueError where clients have names already, or a skew needs the classes of texts."""

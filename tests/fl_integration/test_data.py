@@ -301,7 +301,7 @@ def test_equal_texts_without_clients_are_on_one_side(tmp_path: Path) -> None:
         ("t.xml", "a", "Expected a .tsv, .csv, .jsonl or .txt file"),
         ("t.txt", "a", "a column label or category or tags in .* got text"),
         ("t.jsonl", '{"text": ["a"], "label": 1}\n', "one value for text .* lists are for token"),
-        ("t.tsv", "text\tlabel\na\t1\n", "Expected training and test texts .* got 1 and 0"),
+        ("t.tsv", "text\tlabel\na\t1\n", "Expected training texts .* got 1 and 0"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -448,3 +448,22 @@ def test_banking77_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "test.csv").unlink()
     with pytest.raises(ValueError, match=r"test\.csv; give the folder of Banking77"):
         load_data("banking77", data_dir=tmp_path)
+
+
+def test_short_texts_are_left_out_of_training_and_only_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    texts = [" ".join(["word"] * words + [str(n)]) for n in range(60) for words in range(4)]
+    rows = [{"text": text, "label": str(len(text) % 2)} for text in texts]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    every = load_data(path, dealing=Dealing(size=1))
+    long = load_data(path, dealing=Dealing(size=1, min_words=3))
+    kept = sorted(text for client in long.clients for text in client.texts)
+    known = [text for client in every.clients for text in client.texts]
+    assert kept == sorted(text for text in known if len(text.split()) >= 3)
+    assert 0 < len(kept) < len(known)
+    assert sorted(long.test_texts) == sorted(every.test_texts)
+    assert not Dealing(min_words=3).long_enough(("two", "words"))
+    with pytest.raises(ValueError, match="texts of min_words=9"):
+        load_data(path, dealing=Dealing(min_words=9))
+    with pytest.raises(ValueError, match="min_words=0 >= 1"):
+        Dealing(min_words=0)
