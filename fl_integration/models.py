@@ -1,22 +1,18 @@
 """Loading a model and its tokenizer for a task: bundled, tiny, from a folder or from the hub."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
-from fl_integration.batches import length_sorted_batches
-from fl_integration.batches import pad as pad  # beside the models for whoever calls them directly
 from fl_integration.encoding import Tokenizer
 from fl_integration.rows import Task
 from fl_integration.tasks import Classifier, LanguageModel, TextModel, TokenClassifier
@@ -210,25 +206,3 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def predict_logits(
-    classifier: Classifier, ids: Sequence[Sequence[int]], *, batch_tokens: int = 4096
-) -> NDArray[np.float64]:
-    """Return the logits (n, K) of whole texts, in their order, without gradients."""
-    logits = np.empty((len(ids), classifier.head.out_features))
-    with torch.inference_mode():
-        for batch in length_sorted_batches(
-            ids, batch_tokens=batch_tokens, pad_id=classifier.pad_id
-        ):
-            places = batch.input_ids, batch.attention_mask
-            out = classifier(*(tensor.to(classifier.device) for tensor in places))
-            logits[batch.rows] = out.double().cpu().numpy()
-    return logits
-
-
-def predict(
-    classifier: Classifier, ids: Sequence[Sequence[int]], *, batch_tokens: int = 4096
-) -> NDArray[np.int64]:
-    """Return the most likely class (n,) of whole texts, in their order."""
-    return predict_logits(classifier, ids, batch_tokens=batch_tokens).argmax(axis=1)

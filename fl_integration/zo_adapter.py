@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_integration.adapters import AdapterSpace
+from fl_integration.batches import pad
 from fl_integration.client import Tokens
-from fl_integration.models import pad
 from fl_integration.spaces import LiveSlice
 
 

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from dpmech.files import write_atomically
 from dpmech.noise import Floats
+from fl_integration.batches import length_sorted_batches, pad
 from fl_integration.client import Tokens
 from fl_integration.encoding import Tokenizer, tokenise
-from fl_integration.models import Classifier, length_sorted_batches, pad
+from fl_integration.tasks import Classifier
 
 BIAS = 0.1  # last coordinate of a feature: the head's bias is its weight there
 _LONGEST = 1.01  # of a feature, sqrt(1 + BIAS²) and the rounding to fp32

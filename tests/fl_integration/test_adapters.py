@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fl_integration.adapters import AdapterSpace
-from fl_integration.models import Classifier, load_model, pad
+from fl_integration.batches import pad
+from fl_integration.models import Classifier, load_model
 from fl_integration.scales import Scale, effective_scale
 from fl_integration.spaces import LiveSlice
 

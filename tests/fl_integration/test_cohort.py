@@ -12,12 +12,13 @@ import torch
 from torch.nn import functional
 
 from fl_integration.adapters import AdapterSpace
+from fl_integration.batches import pad
 from fl_integration.client import Tokens, local_delta, local_work, step_sizes
 from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Round, loop_sum, merged_sum
 from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData
-from fl_integration.models import load_model, pad
+from fl_integration.models import load_model
 from fl_integration.sampler import Randomness
 from fl_integration.vmapped import vmap_sum
 

@@ -118,6 +118,8 @@ def test_training_learns_without_and_with_noise(
     held = federate(space, tokens, config, make_plan(config, dim=space.dim(4), noise=noise))
     assert held.final_accuracy > held.majority_share + 0.15
     assert held.accuracy_by_rank.keys() == {1, 2, 4}
+    one_rank = federate(make_space(), tokens, replace(config, system="lora", rounds=1))
+    assert one_rank.accuracy_by_rank.keys() == {4}  # no other was trained
 
 
 def test_the_rank_does_not_depend_on_data_or_cohort(

