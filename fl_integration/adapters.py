@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from dpmech.files import write_atomically
+from dpmech.noise import checked_positive
 from fl_integration.models import default_targets
 from fl_integration.scales import Scale, check_rank, effective_scale
 from fl_integration.spaces import (
@@ -66,8 +67,7 @@ class AdapterSpace(FlatSpace):
     ) -> None:
         if rank < 1:
             raise ValueError(f"Expected rank={rank} >= 1.")
-        if not 0.0 < alpha < math.inf:
-            raise ValueError(f"Expected alpha={alpha} > 0 and finite.")
+        checked_positive("alpha", alpha)
         refuse_adapters(classifier)
         effective_scale(scale, alpha=alpha, maximum=rank, rank=rank)  # refuses an unknown mode
         self.classifier, self.rank, self.alpha = classifier, rank, alpha

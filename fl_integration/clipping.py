@@ -5,10 +5,10 @@ Symbols: C the clip, Δ a client's flat delta (adapters and head together).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from dpmech.noise import checked_positive
 
 # fp64 rounding of a norm over d coordinates is at most d·2^-53 relative, about 1e-9 at d = 1e7;
 # clipping to a hair less than C keeps the *exact* norm within C.
@@ -53,9 +53,7 @@ def _limit(bound: float | None, margin: float) -> float | None:
     """What norms are clipped to: a hair less than C."""
     if bound is None:
         return None
-    if not (bound > 0 and math.isfinite(bound)):
-        raise ValueError(f"Expected bound={bound} > 0 and finite.")
-    return bound * (1.0 - margin)
+    return checked_positive("bound", bound) * (1.0 - margin)
 
 
 def _shrink(vector: Tensor, limit: float) -> Tensor:

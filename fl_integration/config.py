@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+from dpmech.noise import checked_positive
 from fl_integration.options import (
     Broadcast,
     HeadStart,
@@ -19,7 +20,6 @@ from fl_integration.options import (
     checked_whole,
     one_of,
     option,
-    positive,
 )
 from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.scales import Scale
@@ -124,9 +124,9 @@ class FederatedConfig:
         for name in ("seed", "eval_texts"):
             checked_whole(name, getattr(self, name), least=0)
         for name in ("cohort", "alpha", "local_lr", "head_multiplier", "server_lr"):
-            positive(name, getattr(self, name))
+            checked_positive(name, getattr(self, name))
         if self.clip is not None:
-            positive("clip", self.clip)
+            checked_positive("clip", self.clip)
         if self.noise_seed is not None:
             checked_whole("noise_seed", self.noise_seed, least=0)
         for name in ("momentum", "average"):

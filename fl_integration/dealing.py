@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpmech.noise import Floats
+from dpmech.noise import Floats, checked_positive
 from fl_integration.encoding import Integers
 from fl_integration.rows import Text
 
@@ -42,8 +42,8 @@ class Dealing:
             raise ValueError(f"Expected min_words={self.min_words} >= 1.")
         if self.zipf is not None and not 0.0 <= self.zipf < np.inf:
             raise ValueError(f"Expected zipf={self.zipf} >= 0 and finite.")
-        if self.alpha is not None and not 0.0 < self.alpha < np.inf:
-            raise ValueError(f"Expected alpha={self.alpha} > 0 and finite.")
+        if self.alpha is not None:
+            checked_positive("alpha", self.alpha)
 
     def long_enough(self, text: Text) -> bool:
         """Whether a text has the words that a training text needs."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from dpmech.noise import checked_positive
+
 BroadcastRule = Literal["delta", "replace"]
 
 BATCH_CLIP = (
@@ -94,7 +96,7 @@ class HeadStart:
     def __post_init__(self) -> None:
         checked_whole("head_start.rounds", self.rounds, least=1)
         for name in ("clip", "lr"):
-            positive(f"head_start.{name}", getattr(self, name))
+            checked_positive(f"head_start.{name}", getattr(self, name))
         if not 0 < self.share < 1:
             raise ValueError(f"Expected head_start.share={self.share} in (0, 1).")
         if not (math.isfinite(self.cohort) and self.cohort >= 0):
@@ -114,12 +116,6 @@ def checked_whole(name: str, value: object, *, least: int) -> None:
     """ValueError where the value is no whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"Expected {name}={value!r} to be a whole number >= {least}.")
-
-
-def positive(name: str, value: float) -> None:
-    """ValueError where the value is not a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"Expected {name}={value} > 0 and finite.")
 
 
 def option(kind: type[Any], value: object) -> Any:

@@ -6,7 +6,6 @@ coordinates of its slice only, so momentum belongs to coordinates and not to ran
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpmech import Noise
+from dpmech.noise import checked_positive
 from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 
@@ -80,8 +80,7 @@ def noisy_mean(
     Raises:
         ValueError: when ``denominator`` is not positive, or a spherical law too short.
     """
-    if not (denominator > 0 and math.isfinite(denominator)):
-        raise ValueError(f"Expected denominator={denominator} > 0 and finite.")
+    checked_positive("denominator", denominator)
     if noise is None:
         return total / denominator
     length = int(noise.dim) if isinstance(noise, Spherical) else total.numel()

@@ -95,7 +95,7 @@ def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="max_test=0"):
         Dealing(max_test=0)
     for bad in (0.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"alpha={bad} > 0"):
+        with pytest.raises(ValueError, match=f"alpha={bad} to be a finite"):
             Dealing(alpha=bad)
     for bad in (-0.1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"zipf={bad} >= 0"):
