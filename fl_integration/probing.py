@@ -3,6 +3,7 @@
 Where only the head moves, the encoder gives a text the same features in every round. A client's
 gradient is then an outer product (or a mean of some), and where a client has one text, its norm is
 a product of two norms: no gradient is ever written down, and a full batch costs two products.
+Features outlive a run: the next one of the process with the same encoder starts with them.
 
 Symbols: n texts, d width of the features, K classes, x features (d,), r softmax minus label (K,).
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +32,9 @@ TOKENS = 2**12  # in a forward pass
 BLOCK = 2**12  # clients whose features are computed together
 CACHED = 2**9  # texts in fp64 at a time: they stay in the processor's cache
 
+_Memory = dict[bytes, Tensor]  # by the bytes of a text's token ids, features (d,)
+_MEMORIES: dict[bytes, _Memory] = {}  # of the last encoder only
+
 
 class ProbeSum:
     """`merged_sum` for the head alone, features cached: one object a run.
@@ -44,6 +50,7 @@ class ProbeSum:
     def __init__(self) -> None:
         self._kept: dict[int, _Features] = {}
         self._room = KEPT
+        self._memory: _Memory | None = None
 
     def __call__(self, cohort: Cohort, round: Round, total: ClippedSum) -> None:
         """Add the clipped deltas of a round's clients, for one local step a client."""
@@ -56,9 +63,11 @@ class ProbeSum:
         weight, bias = _head(round.start[head].double(), labels=model.head.out_features)
         with cohort.space.use_rank(round.rank) as live:
             live.load(round.start)
+            if self._memory is None:
+                self._memory = _memory_of(model)
             for first in range(0, len(round.clients), BLOCK):
                 clients = round.clients[first : first + BLOCK].tolist()
-                every = self._of_round(cohort, model, round, clients)
+                every = self._of_round(cohort, model, round, clients, self._memory)
                 for _ in range(sum(not len(features.targets) for features in every)):
                     total.add(torch.zeros(len(round.start)))  # a client all the same
                 for start in range(0, len(every), CACHED):
@@ -66,11 +75,17 @@ class ProbeSum:
                     _add(total, taken, -step * taken.residuals(weight, bias), head)
 
     def _of_round(
-        self, cohort: Cohort, model: Classifier, round: Round, clients: Sequence[int]
+        self,
+        cohort: Cohort,
+        model: Classifier,
+        round: Round,
+        clients: Sequence[int],
+        memory: _Memory,
     ) -> list[_Features]:
         """The features of what each client trains on in a round."""
         missing = [client for client in clients if client not in self._kept]
-        fresh = dict(zip(missing, _computed(cohort.tokens, model, missing), strict=True))
+        made = _computed(cohort.tokens, model, missing, memory)
+        fresh = dict(zip(missing, made, strict=True))
         for client, features in fresh.items():
             if len(features.targets) <= self._room:
                 self._kept[client] = features
@@ -108,15 +123,46 @@ class _Features:
         return r / torch.bincount(self.owners)[self.owners].unsqueeze(-1)
 
 
-def _computed(tokens: Tokens, model: Classifier, clients: Sequence[int]) -> Iterator[_Features]:
-    """The features of all texts of some clients, batched by length."""
+def _memory_of(model: Classifier) -> _Memory:
+    """The features that earlier runs of the process left of an encoder; its own from now on.
+
+    They are functions of the frozen weights alone as long as no adapter says anything (B = 0).
+    """
+    config = cast(Any, model.encoder).config.to_json_string()
+    kind = type(model.encoder).__name__, model.pooled, model.mask_form, config
+    digest = blake2b(repr(kind).encode())
+    for name, weight in model.encoder.named_parameters():
+        if ".lora_B." in name and bool(weight.any()):
+            return {}
+        if ".lora_" not in name:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    if digest.digest() not in _MEMORIES:
+        _MEMORIES.clear()
+    return _MEMORIES.setdefault(digest.digest(), {})
+
+
+def _computed(
+    tokens: Tokens, model: Classifier, clients: Sequence[int], memory: _Memory
+) -> Iterator[_Features]:
+    """The features of all texts of some clients: remembered, or batched by length."""
     sizes = [len(tokens.client(client)) for client in clients]
     ids = [line for client in clients for line in tokens.client(client)]
+    keys = [np.asarray(line, dtype=np.int64).tobytes() for line in ids]
+    new = [row for row, key in enumerate(keys) if key not in memory]
     x = torch.zeros(len(ids), model.head.in_features)
+    for row in set(range(len(ids))).difference(new):
+        x[row] = memory[keys[row]]
     with torch.no_grad():
-        for batch in length_sorted_batches(ids, batch_tokens=TOKENS, pad_id=model.pad_id):
+        for batch in length_sorted_batches(
+            [ids[row] for row in new], batch_tokens=TOKENS, pad_id=model.pad_id
+        ):
             tensors = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-            x[torch.from_numpy(batch.rows)] = model.pool(*tensors).float().cpu()
+            rows = torch.tensor(new)[torch.from_numpy(batch.rows)]
+            x[rows] = model.pool(*tensors).float().cpu()
+    for key, features in zip(keys, x.unbind(), strict=True):
+        if key in memory or len(memory) < KEPT:
+            memory[key] = features  # a view, so that what was there before may go
     for client, part in zip(clients, x.split(sizes), strict=True):
         yield _Features(x=part, targets=torch.from_numpy(tokens.targets(client)))
 

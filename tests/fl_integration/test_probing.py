@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fl_integration import probing
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.clipping import ClippedSum
@@ -23,6 +24,11 @@ from fl_integration.sampler import Randomness
 from fl_integration.systems import trained
 
 SpaceMaker = Callable[..., AdapterSpace]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_MEMORIES", {})
 
 
 def rounds(space: AdapterSpace, clients: list[int], *, index: int = 0) -> Round:
@@ -111,6 +117,44 @@ def test_features_are_computed_once_and_the_room_is_bounded(
     for _ in range(3):  # no room: computed again
         sums(cached, cohort, rounds(space, [1]), 1.0)
     assert sum(seen) == len(tokens.client(0)) + 3 * len(tokens.client(1))
+
+
+@pytest.mark.parametrize("changed", ["nothing", "adapters", "weights", "layers"])
+def test_features_outlive_a_run_as_long_as_the_encoder_is_the_same(
+    make_space: SpaceMaker,
+    tokens: Tokens,
+    config: FederatedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    randomness = Randomness(seed=0, secret_seed=0)
+    probe = replace(config, system="probe")
+    first = Cohort(space=make_space(), tokens=tokens, config=probe, randomness=randomness)
+    sums(ProbeSum(), first, rounds(first.space, [0, 1, 2]), 1.0)
+
+    model, _ = load_model("tiny", labels=3, seed=1 if changed == "weights" else 0, pooled=1)
+    if changed == "layers":
+        monkeypatch.setattr(model, "pooled", 2)
+        monkeypatch.setattr(model, "head", torch.nn.Linear(64, 3))
+    space = AdapterSpace(model, rank=4, alpha=16.0, generator=torch.Generator().manual_seed(7))
+    if changed == "adapters":
+        space.assign(torch.randn(space.dim(4)), 4)
+    seen: list[int] = []
+    pool = model.pool
+    monkeypatch.setattr(
+        model, "pool", lambda ids, mask: (seen.append(len(ids)), pool(ids, mask))[1]
+    )
+    again = Cohort(space=space, tokens=tokens, config=probe, randomness=randomness)
+    start = space.flatten(4)
+    mask = trained(space, "probe", rank=4, round=0)
+    round = Round(index=0, rank=4, clients=np.arange(3), start=start, trained=mask)
+    ours, _ = sums(ProbeSum(), again, round, None)
+    # nothing is computed again for another A: B is 0, and so A says nothing
+    assert sum(seen) == (
+        0 if changed == "nothing" else sum(len(tokens.client(c)) for c in range(3))
+    )
+    theirs, _ = sums(merged_sum, again, round, None)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_probe_runs_on_cached_features_unless_told_otherwise(
