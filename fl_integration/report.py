@@ -121,15 +121,9 @@ class TrainReport:
     @property
     def why_not_private(self) -> str | None:
         """Why this run may not be called private, or ``None`` when it may."""
-        if self.ledger is None:
-            return "no noise was added"
         if self.hypothetical is not None:
             return f"its noise is a forecast's: {self.hypothetical}"
-        if self.reproducible_noise:
-            return f"its noise follows from noise_seed={self.config['noise_seed']} ({SEEDED})"
-        if self.epsilon is None or not math.isfinite(self.epsilon):
-            return f"its ledger costs epsilon={self.epsilon}"
-        return None
+        return unproved(self.ledger, self.epsilon, self.config["noise_seed"])
 
     def privacy(self) -> dict[str, Any]:
         """The claim that goes with released weights.
@@ -203,6 +197,17 @@ class TrainReport:
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
         write_atomically(Path(path), self.to_json())
+
+
+def unproved(ledger: Ledger | None, epsilon: float | None, noise_seed: int | None) -> str | None:
+    """Why a run with a ledger that costs an ε is not private, ``None`` when it is."""
+    if ledger is None:
+        return "no noise was added"
+    if noise_seed is not None:
+        return f"its noise follows from noise_seed={noise_seed} ({SEEDED})"
+    if epsilon is None or not math.isfinite(epsilon):
+        return f"its ledger costs epsilon={epsilon}"
+    return None
 
 
 def versions() -> dict[str, str]:

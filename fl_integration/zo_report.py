@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from accountants import Ledger
 from dpmech.files import write_atomically
 from fl_integration.accounting import RELATION
 from fl_integration.extrapolate import finite_or_text
-from fl_integration.report import SECRET, SEEDED, SELECTION
+from fl_integration.report import SECRET, SEEDED, SELECTION, unproved
 from fl_integration.zeroth_order import ZerothOrderResult
 
 FORMAT = 1
@@ -89,13 +88,7 @@ class ZerothOrderReport:
     @property
     def why_not_private(self) -> str | None:
         """Why this run may not be called private, ``None`` when it may."""
-        if self.ledger is None:
-            return "no noise was added"
-        if self.config["noise_seed"] is not None:
-            return f"its noise follows from noise_seed={self.config['noise_seed']} ({SEEDED})"
-        if self.epsilon is None or not math.isfinite(self.epsilon):
-            return f"its ledger costs epsilon={self.epsilon}"
-        return None
+        return unproved(self.ledger, self.epsilon, self.config["noise_seed"])
 
     def to_json(self) -> str:
         """The report as strict JSON."""
