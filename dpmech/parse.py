@@ -11,6 +11,7 @@ from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
 from dpmech.families import Gaussian, GeneralizedGaussian, Laplace, Staircase, TruncatedLaplace
 from dpmech.guarantee import ApproximateDP, RandomizedResponse
 from dpmech.heavy_tailed import StudentT
+from dpmech.lattice import LatticeNoise
 from dpmech.lattice_mixtures import MultiGaussian, Tulap
 from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.mixture import LMO, LMO_PRESETS, LaplaceMixture
@@ -41,6 +42,7 @@ OTHERS: tuple[Noise, ...] = (
     DiscreteGaussian(sigma=1.0),
     DiscreteLaplace(b=1.0),
     Skellam(mu=1.0),
+    LatticeNoise(masses=(0.25, 0.125)),
     ApproximateDP(epsilon=1.0),
     RandomizedResponse(epsilon=1.0),
     SphericalGeneralizedGaussian(scale=1.0, beta=1.4, dim=2),
