@@ -112,13 +112,17 @@ class Spending:
         """What the plan counts beside this run's own releases: spent earlier, on the same data."""
         if self.extrapolation is not None:
             return Ledger(self.extrapolation.earlier)
-        others = self.plan.others
-        return Ledger(others[: len(others) - len(self.config.queries)])
+        return Ledger(self.plan.others[: self._first_asked])
 
     @property
     def asked(self) -> Entries:
         """What the plan holds for the run's own queries."""
-        return self.plan.others[len(self.plan.others) - len(self.config.queries) :]
+        return self.plan.others[self._first_asked :]
+
+    @property
+    def _first_asked(self) -> int:
+        """Where in the plan's other releases those of the run's queries begin: they come last."""
+        return len(self.plan.others) - len(self.config.queries)
 
     @property
     def beside(self) -> tuple[Mechanism, ...]:

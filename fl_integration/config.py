@@ -182,6 +182,14 @@ class FederatedConfig:
             )
 
     @property
+    def trained_ranks(self) -> tuple[int, ...]:
+        """The ranks to show and to export: R, and 1, 2, 4, … where cuts were trained, too."""
+        if self.system == "full":  # no adapters
+            return (1,)
+        cuts = range(self.rank.bit_length()) if self.system == "dylora" else ()
+        return tuple(sorted({self.rank, *(2**k for k in cuts)}))
+
+    @property
     def probabilities(self) -> tuple[float, ...]:
         """The law of the public rank over 1..R."""
         if self.system != "dylora":

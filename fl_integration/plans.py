@@ -120,8 +120,11 @@ def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans
         first = plan_for(at, Gaussian(sigma=1.0), share, clients=users, dim=head)
         start = _forecast(request, first, probe, clients=clients)
     beside = _scalars(request, target, clients=clients)
+    at = _at(request, config, clients)
+    if request.population_cohort:  # instead of the simulation's rate
+        at = replace(at, cohort=request.population_cohort)
     main = plan_for(
-        _at(request, config, clients),
+        at,
         request.noise,
         target,
         clients=users,
@@ -141,12 +144,9 @@ def _users(request: TrainRequest, clients: int) -> int:
 
 
 def _at(request: TrainRequest, config: FederatedConfig, clients: int) -> FederatedConfig:
-    """The configuration of a phase at the size that the plan is for."""
+    """The configuration of a phase at the size that the plan is for, drawn at its own rate."""
     users = request.population
-    if users is None:
-        return config
-    cohort = request.population_cohort if config is request.config else None
-    return replace(config, cohort=cohort or config.rate(clients) * users)
+    return config if users is None else replace(config, cohort=config.rate(clients) * users)
 
 
 def _forecast(

@@ -149,10 +149,13 @@ def _computed(
     sizes = [len(tokens.client(client)) for client in clients]
     ids = [line for client in clients for line in tokens.client(client)]
     keys = [np.asarray(line, dtype=np.int64).tobytes() for line in ids]
-    new = [row for row, key in enumerate(keys) if key not in memory]
     x = torch.zeros(len(ids), model.head.in_features)
-    for row in set(range(len(ids))).difference(new):
-        x[row] = memory[keys[row]]
+    new: list[int] = []
+    for row, key in enumerate(keys):
+        if key in memory:
+            x[row] = memory[key]
+        else:
+            new.append(row)
     with torch.no_grad():
         for batch in length_sorted_batches(
             [ids[row] for row in new], batch_tokens=TOKENS, pad_id=model.pad_id
@@ -160,9 +163,9 @@ def _computed(
             tensors = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
             rows = torch.tensor(new)[torch.from_numpy(batch.rows)]
             x[rows] = model.pool(*tensors).float().cpu()
-    for key, features in zip(keys, x.unbind(), strict=True):
-        if key in memory or len(memory) < KEPT:
-            memory[key] = features  # a view, so that what was there before may go
+    for row in new:
+        if len(memory) < KEPT:
+            memory[keys[row]] = x[row].clone()  # a view would keep all of x
     for client, part in zip(clients, x.split(sizes), strict=True):
         yield _Features(x=part, targets=torch.from_numpy(tokens.targets(client)))
 

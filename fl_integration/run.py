@@ -195,14 +195,9 @@ class Run:
         )
 
     def _by_rank(self, weights: Tensor) -> dict[int, Hits]:
-        """The final weights' hits at full rank, and at 1, 2, 4, … where those were trained, too."""
-        top = self.cohort.space.rank
-        ranks = {top}
-        if self.config.system == "dylora":
-            ranks |= {2**k for k in range(top.bit_length()) if 2**k <= top}
-        return (
-            {rank: self.scored(weights, rank) for rank in sorted(ranks)} if len(self.test) else {}
-        )
+        """The final weights' hits at each rank that was trained."""
+        ranks = self.config.trained_ranks if len(self.test) else ()
+        return {rank: self.scored(weights, rank) for rank in ranks}
 
     def _by_group(self, hits: dict[int, Hits]) -> GroupAccuracy | None:
         """How the final accuracy is spread over the clients that the test texts are of."""

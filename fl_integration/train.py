@@ -89,12 +89,8 @@ class TrainRequest:
     @property
     def exported(self) -> tuple[int, ...]:
         """The ranks to export, 1..R."""
-        top = self.config.rank
-        if self.config.system == "full":
-            return (1,)
-        if self.config.system != "dylora":
-            return self.ranks or (top,)
-        return self.ranks or tuple(sorted({2**k for k in range(top.bit_length())} | {top}))
+        trained = self.config.trained_ranks
+        return trained if self.config.system == "full" else self.ranks or trained
 
 
 def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainReport:

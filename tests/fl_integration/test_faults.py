@@ -45,7 +45,7 @@ PLANS: list[Any] = []
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def settings(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A head start and a run of three rounds each, over 24 clients; calibrated once for all."""
     calibrate = train_module.plans_for
 
@@ -55,9 +55,6 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return PLANS[0]
 
     monkeypatch.setattr(train_module, "plans_for", once)
-    rows = [f"{('hot', 'cold')[i % 2]} word {i % 7}\t{i % 2}\tc{i // 4}" for i in range(96)]
-    texts = tmp_path / "mine.tsv"
-    texts.write_text("\n".join(["text\tlabel\tclient", *rows]), encoding="utf-8")
     path = tmp_path / "run.toml"
     path.write_text(
         f"""

@@ -131,6 +131,10 @@ def test_features_outlive_a_run_as_long_as_the_encoder_is_the_same(
     probe = replace(config, system="probe")
     first = Cohort(space=make_space(), tokens=tokens, config=probe, randomness=randomness)
     sums(ProbeSum(), first, rounds(first.space, [0, 1, 2]), 1.0)
+    (memory,) = probing._MEMORIES.values()
+    assert memory
+    for row in memory.values():  # none keeps alive what it was computed with
+        assert row.untyped_storage().nbytes() == row.numel() * row.element_size()
 
     model, _ = load_model("tiny", labels=3, seed=1 if changed == "weights" else 0, pooled=1)
     if changed == "layers":
