@@ -11,33 +11,19 @@ Symbols: ``k`` whole number, ``h`` step of the lattice, ``W_k`` = 2^128 P(X = k)
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpmech.cells import EPS
 from dpmech.discrete import DiscreteNoise
+from dpmech.drawing import BITS, Bits, Whole, WholeTable, seeded_words, system_words
 from dpmech.noise import Floats, Noise, Shape, checked_positive
 
-BITS = 128  # of a draw: the far tail of 2^-128 is beyond any delta
-_WORD = 64
-_GUIDE = 16  # leading bits that tell most draws
 _MOST = 1_000_000  # values on a side
 _HAIR = 2.0**-40  # of all other masses, given to 0: by rounding alone it would lie below them
-_BLOCK = 1 << 16  # draws at a time: they stay in the cache
-Whole = NDArray[np.int64]
-Words = NDArray[np.uint64]
-Bits = Callable[[int], Words]
-
-
-def system_words(count: int) -> Words:
-    """Uniform 64-bit words from the operating system's cryptographic generator."""
-    return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -132,23 +118,9 @@ class LatticeNoise(DiscreteNoise):
         return log_p - log_q, np.exp(log_p), lost * (1 + 2 * EPS), error
 
     @cached_property
-    def _bounds(self) -> tuple[Words, Words]:
-        """The sums W_-K + … + W_k for k = -K … K - 1, as high and low words."""
-        total, high, low = 0, list[int](), list[int]()
-        for k in range(-self._extent, self._extent):
-            total += self.weights[abs(k)]
-            high.append(total >> _WORD)
-            low.append(total & (2**_WORD - 1))
-        return np.array(high, dtype=np.uint64), np.array(low, dtype=np.uint64)
-
-    @cached_property
-    def _guide(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """For the leading bits of a draw: how many sums lie below, and whether none lies inside."""
-        starts = np.arange(2**_GUIDE, dtype=np.uint64) << np.uint64(_WORD - _GUIDE)
-        ends = starts + np.uint64(2 ** (_WORD - _GUIDE) - 1)
-        high = self._bounds[0]
-        below = np.searchsorted(high, starts, side="left")
-        return below.astype(np.int32), below == np.searchsorted(high, ends, side="right")
+    def _table(self) -> WholeTable:
+        sides = self.weights[1:]
+        return WholeTable((*reversed(sides), self.weights[0], *sides), first=-self._extent)
 
     def draw(self, shape: Shape, words: Bits = system_words) -> Whole:
         """Independent draws, exact whole numbers, from uniform 64-bit words.
@@ -158,34 +130,10 @@ class LatticeNoise(DiscreteNoise):
                 system. Only whole numbers are compared, and how many words are asked for depends
                 on nothing but the words.
         """
-        size = math.prod((shape,) if isinstance(shape, int) else shape)
-        drawn = np.empty(size, dtype=np.int64)
-        for start in range(0, size, _BLOCK):
-            part = drawn[start : start + _BLOCK]
-            part[:] = self._places(words(len(part)), words)
-        return drawn.reshape(shape)
-
-    def _places(self, first: Words, words: Bits) -> Whole:
-        """The k in whose part of [0, 2^128) a draw lies; a second word decides between equals."""
-        below, clear = self._guide
-        leading = first >> np.uint64(_WORD - _GUIDE)
-        place = below[leading].astype(np.int64)
-        open_ = np.flatnonzero(~clear[leading])
-        high, low = self._bounds
-        left = np.searchsorted(high, first[open_], side="left")
-        right = np.searchsorted(high, first[open_], side="right")
-        place[open_] = left
-        tied = np.flatnonzero(left < right)
-        for row, second in zip(tied.tolist(), words(len(tied)), strict=True):
-            inside = low[left[row] : right[row]]
-            place[open_[row]] += int(np.searchsorted(inside, second, side="right"))
-        return place - self._extent
+        return self._table.draw(shape, words)
 
     def sample(self, shape: Shape, rng: np.random.Generator) -> Floats:
-        def words(count: int) -> Words:
-            return rng.integers(0, 2**_WORD, count, dtype=np.uint64)
-
-        return self.draw(shape, words).astype(np.float64)
+        return self.draw(shape, seeded_words(rng)).astype(np.float64)
 
     def scaled(self, factor: float) -> NoReturn:
         raise ValueError(

@@ -23,7 +23,8 @@ from dpmech import (
     noise_from_dict,
 )
 from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
-from dpmech.lattice import BITS, LatticeNoise, Words, system_words
+from dpmech.drawing import BITS, Words, system_words
+from dpmech.lattice import LatticeNoise
 from dpmech.mixture import LMO
 from dpmech.tabulated import Tabulated
 
@@ -111,8 +112,9 @@ def chi_square(law: LatticeNoise, drawn: np.ndarray) -> float:
 def test_the_cost_is_that_of_the_law_it_was_rounded_from() -> None:
     for law, step in ((Gaussian(sigma=3.0), 1 / 16), (Laplace(b=2.0), 1 / 16)):
         found = LatticeNoise.rounded(law, step)
-        for kind in ({"steps": 1}, {"steps": 20}, {"steps": 50, "rate": 0.1}):
-            ours, theirs = epsilon(found, 1 / step, **kind), epsilon(law, 1.0, **kind)
+        for steps, rate in ((1, 1.0), (20, 1.0), (50, 0.1)):
+            ours = epsilon(found, 1 / step, steps=steps, rate=rate)
+            theirs = epsilon(law, 1.0, steps=steps, rate=rate)
             assert ours == pytest.approx(theirs, rel=2e-3)
 
 
