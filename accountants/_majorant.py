@@ -18,6 +18,10 @@ that is symmetric and unimodal:
   with y = x - tau, psi is the ln of the integral over y of e^(alpha g(y) - (alpha - 1) g(y + tau)),
   -(alpha - 1) g(y + tau) + (alpha - 1) G tau^2/2 is convex in tau for every y, and the ln of an
   integral of exponentials of convex functions is convex. For log-concave laws G = 0.
+
+On whole numbers both hold for whole shifts: the sum over y takes the place of the integral, and a
+log-concave sequence that is nowhere 0 has second differences of 0 at most. What the lists of its
+masses leave out at their ends, 1e-290 at most, is charged to delta (:mod:`accountants.rdp`).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +46,13 @@ from dpmech import (
     Sensitivity,
     Staircase,
 )
+from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
 from dpmech.loss import AtomicPair, pair_of
 from dpmech.noise import Floats
+from dpmech.skellam import Skellam
+
+# On whole numbers, log-concave and nowhere 0: Bessel functions are, in their order (Turan 1950).
+WHOLE_LAWS = (DiscreteGaussian, DiscreteLaplace, Skellam)
 
 # Cells are cut until the line found is this close to the best above the points computed, relative;
 # the second where only monotonicity is proved, which takes many more cells.
@@ -82,6 +91,14 @@ def _(noise: GeneralizedGaussian) -> float:
     return 0.0 if noise.beta >= 1 else math.inf
 
 
+@curvature.register(DiscreteGaussian)
+@curvature.register(DiscreteLaplace)
+@curvature.register(Skellam)
+def _(noise: Noise) -> float:
+    del noise
+    return 0.0
+
+
 @curvature.register
 def _(noise: LaplaceMixture) -> float:
     """(ln f)'' is a variance of 1/b, so at most a quarter of the squared range (Popoviciu)."""
@@ -103,7 +120,7 @@ def _(noise: LMO) -> float:
 
 def log_moments(noise: Noise, orders: Floats, shift: float) -> Floats:
     """psi at one shift, for ``orders`` of shape (n,); rounded up, inf where it diverges."""
-    if isinstance(noise, Gaussian):
+    if isinstance(noise, Gaussian | DiscreteGaussian):  # Canonne et al. (2020), Proposition 5
         return (orders - 1) * gaussian_renyi(orders, noise.sigma / shift)
     if isinstance(noise, Laplace):
         return (orders - 1) * laplace_renyi(orders, noise.b / shift)
@@ -112,12 +129,14 @@ def log_moments(noise: Noise, orders: Floats, shift: float) -> Floats:
     if lost > 0 and isinstance(pair, AtomicPair) and isinstance(noise, Staircase):
         # The steps that were left out have the losses of those before them.
         return np.logaddexp(moments, math.log(lost) + (orders - 1) * float(pair.losses[-1]))
-    return moments if lost == 0 else np.full_like(orders, np.inf)
+    return moments if lost == 0 or isinstance(noise, WHOLE_LAWS) else np.full_like(orders, np.inf)
 
 
 def joint_log_moments(noise: Noise, sensitivity: Sensitivity, orders: Floats) -> Floats:
     """An upper bound on S_alpha for real ``orders``, shape (n,); inf where it diverges."""
     s, d = sensitivity.bound, sensitivity.dim
+    if isinstance(noise, WHOLE_LAWS):
+        s = _whole_part(s, noise)
     if sensitivity.norm == "linf":
         return d * log_moments(noise, orders, s)  # psi is nondecreasing: the corner is the worst
     p = 1 if sensitivity.norm == "l1" else 2
@@ -128,16 +147,26 @@ def joint_log_moments(noise: Noise, sensitivity: Sensitivity, orders: Floats) ->
     result = np.full_like(orders, np.inf)
     finite = np.isfinite(whole)
     if np.any(finite):
-        profile = Profile.start(noise, orders[finite], bend, (s, d, p))
+        profile = Profile.start(noise, orders[finite], bend, (sensitivity.bound, d, p))
         result[finite] = profile.refined().joint(d) + 16 * _EPS * d * whole[finite]
     return result
+
+
+def _whole_part(bound: float, noise: Noise) -> float:
+    """The largest whole shift of one coordinate."""
+    if bound < 1:
+        raise ValueError(
+            f"Expected sensitivity={bound:g} of 1 at least for {noise}: it is for whole numbers."
+        )
+    return float(math.floor(bound))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Profile:
     """psi on the shifts ``tau`` of shape (m,) from 0 to s: ``psi`` of shape (m, orders).
 
-    ``bend`` is (alpha - 1) G for every order, ``share`` the t = s^p/d at which psihat is wanted.
+    ``bend`` is (alpha - 1) G for every order, ``share`` the t = s^p/d at which psihat is wanted,
+    ``whole`` says that only whole shifts are possible.
     """
 
     compute: Callable[[float], Floats]
@@ -146,6 +175,7 @@ class Profile:
     share: float
     tau: Floats
     psi: Floats
+    whole: bool = False
 
     @classmethod
     def start(
@@ -156,6 +186,9 @@ class Profile:
         spread = s * d ** (-1 / p)
         tau = spread * 2.0 ** np.arange(-4, math.floor(math.log2(s / spread)) + 1)
         tau = np.append(tau[tau < s], s)
+        whole = isinstance(noise, WHOLE_LAWS)
+        if whole:
+            tau = np.unique(np.maximum(1.0, np.floor(tau)))
 
         def compute(shift: float) -> Floats:
             return log_moments(noise, orders, shift)
@@ -167,6 +200,7 @@ class Profile:
             share=s**p / d,
             tau=np.append(0.0, tau),
             psi=np.stack([np.zeros(len(orders)), *map(compute, tau)]),
+            whole=whole,
         )
 
     def joint(self, dim: int) -> Floats:
@@ -186,17 +220,12 @@ class Profile:
     def _cut(self, cells: NDArray[np.bool_]) -> Profile:
         low, high = self.tau[:-1][cells], self.tau[1:][cells]
         middle = np.where(low > 0, np.sqrt(low * high), high / 2)
+        if self.whole:
+            middle = np.maximum(low + 1, np.floor(middle))
         tau = np.append(self.tau, middle)
         psi = np.concatenate([self.psi, np.stack([self.compute(float(t)) for t in middle])])
         order = np.argsort(tau)
-        return Profile(
-            compute=self.compute,
-            bend=self.bend,
-            power=self.power,
-            share=self.share,
-            tau=tau[order],
-            psi=psi[order],
-        )
+        return replace(self, tau=tau[order], psi=psi[order])
 
     def _loose(self) -> NDArray[np.bool_]:
         """Cells that the lowest line above the points computed is too far below."""
@@ -206,7 +235,7 @@ class Profile:
         # A line that is a little steeper gives way far off, where cells may then be wide.
         steeper = _STEEPER * tolerance * slope
         slope, allowed = slope + steeper, allowed - steeper * self.share
-        return np.any(self._above(slope) > allowed, axis=1)
+        return np.any(self._above(slope) > allowed, axis=1) & ~self._closed
 
     def _over_cells(self, slope: Floats) -> Floats:
         """Height at ``share`` of each order's line of that slope which is just not below psi."""
@@ -228,6 +257,11 @@ class Profile:
         slope = np.exp((low + high) / 2)
         return slope, heights(slope)
 
+    @property
+    def _closed(self) -> NDArray[np.bool_]:
+        """Cells with no shift between their ends."""
+        return np.diff(self.tau) <= 1 if self.whole else np.zeros(len(self.tau) - 1, np.bool_)
+
     @functools.cached_property
     def _chords(self) -> tuple[Floats, Floats, Floats]:
         """Per cell and order (c0, c1, c2): psi <= c0 + c1 tau + c2 tau^2 there."""
@@ -247,4 +281,8 @@ class Profile:
             top = np.where(c2 < 0, -c1 / (2 * c2), np.where(c1 > 0, np.inf, -np.inf))
         top = np.clip(top, a, b)
         by_chord = c0 + top * (c1 + top * c2)
-        return np.minimum(by_chord, self.psi[1:] - slope * a**self.power)
+        above = np.minimum(by_chord, self.psi[1:] - slope * a**self.power)
+        ends = np.maximum(
+            self.psi[:-1] - slope * a**self.power, self.psi[1:] - slope * b**self.power
+        )
+        return np.where(self._closed[:, None], ends, above)

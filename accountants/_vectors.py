@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy import special
 
-from accountants._majorant import joint_log_moments
+from accountants._majorant import WHOLE_LAWS, joint_log_moments
 from dpmech import Mechanism, Noise, Sensitivity
 from dpmech.discrete import DiscreteNoise
 from dpmech.guarantee import Guarantee
@@ -78,17 +78,22 @@ def _chords(x: Floats, at: Floats, values: Floats) -> Floats:
 
 
 def is_covered(mechanism: Mechanism) -> bool:
-    """Whether this module's bounds hold for it: a Poisson-sampled vector of independent noise.
-
-    The noise must have a density on the line: a guarantee has none, the coordinates of spherical
-    noise depend on each other, on whole numbers not every shift is possible, and a tabulated
-    density need not fall.
-    """
+    """Whether this module's bounds hold for it: a Poisson-sampled vector of independent noise."""
+    noise = mechanism.noise
     return (
-        not isinstance(mechanism.noise, DiscreteNoise | Guarantee | Spherical | Tabulated)
+        (has_density(noise) or isinstance(noise, WHOLE_LAWS))
         and mechanism.relation == "add-remove"
         and mechanism.sampling.kind == "poisson"
     )
+
+
+def has_density(noise: Noise) -> bool:
+    """Whether it draws independent coordinates from a density that falls away from 0.
+
+    A guarantee has none, the coordinates of spherical noise depend on each other, and a tabulated
+    density need not fall.
+    """
+    return not isinstance(noise, DiscreteNoise | Guarantee | Spherical | Tabulated)
 
 
 def vector_log_moments(mechanism: Mechanism, orders: Floats, *, rough: bool = False) -> Floats:

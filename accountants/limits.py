@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 from accountants._spread import SpreadPair, spread_pair
-from accountants._vectors import is_covered
+from accountants._vectors import has_density, is_covered
 from accountants.base import Ledger, checked_delta
 from accountants.pld import PLD
 from dpmech import Mechanism, NoDominatingPair, Sensitivity
@@ -123,7 +123,7 @@ class _SpreadRelease(Mechanism):
 def _independent(mechanism: Mechanism) -> Mechanism:
     """The mechanism under add-remove; NoDominatingPair where coordinates are not independent."""
     plain = mechanism.as_add_remove()
-    if not is_covered(plain):
+    if not (is_covered(plain) and has_density(plain.noise)):
         raise NoDominatingPair(
             f"No concrete neighbours are known for {plain.noise}: its coordinates are not "
             "independent draws from a density.",

@@ -28,6 +28,7 @@ from accountants._vectors import is_covered, vector_log_moments
 from accountants.base import Composer, Ledger, checked_delta, checked_epsilon
 from accountants.exact import gaussian_renyi, laplace_renyi, subsampled_gaussian_renyi
 from dpmech import Gaussian, Laplace, Mechanism, NoDominatingPair
+from dpmech.discrete import DiscreteNoise
 from dpmech.loss import Direction, DominatingPair
 from dpmech.noise import Floats
 
@@ -73,7 +74,7 @@ def renyi_divergence(
     [0.25, 1.0]
     """
     orders, run = _checked_orders(orders), _Run.of(mechanism, direction)
-    if run.lost > _CUT_TAIL:
+    if run.lost > _CUT_TAIL * mechanism.sensitivity.dim:
         return np.full_like(orders, np.inf)
     bounds = run.renyi(orders.ravel(), FINE).reshape(orders.shape)
     # Where sampling leaves a tail of the addition's loss loosely bounded.
@@ -109,7 +110,7 @@ class _Run:
             pairs = mechanism.pairs()
         except NoDominatingPair:
             if is_covered(mechanism):
-                return cls(renyi=_of_vector(mechanism))
+                return cls(renyi=_of_vector(mechanism), lost=_lost_of_vector(mechanism))
             raise
         if direction == "add" and len(pairs) == 2:
             return cls._of_pair(pairs[-1])
@@ -123,6 +124,13 @@ class _Run:
             return np.minimum(bounds, sums(orders)) if sums else bounds
 
         return cls(renyi=renyi, lost=lost_mass(pair))
+
+
+def _lost_of_vector(mechanism: Mechanism) -> float:
+    """The mass that lists of whole-number masses leave out, in any coordinate."""
+    if not isinstance(mechanism.noise, DiscreteNoise):
+        return 0.0
+    return min(1.0, mechanism.sensitivity.dim * _CUT_TAIL)
 
 
 def _of_vector(mechanism: Mechanism) -> Callable[[Floats, float], Floats]:

@@ -118,7 +118,8 @@ class LatticeNoise(DiscreteNoise):
         return log_p - log_q, np.exp(log_p), lost * (1 + 2 * EPS), error
 
     @cached_property
-    def _table(self) -> WholeTable:
+    def table(self) -> WholeTable:
+        """What draws are taken from."""
         sides = self.weights[1:]
         return WholeTable((*reversed(sides), self.weights[0], *sides), first=-self._extent)
 
@@ -130,7 +131,7 @@ class LatticeNoise(DiscreteNoise):
                 system. Only whole numbers are compared, and how many words are asked for depends
                 on nothing but the words.
         """
-        return self._table.draw(shape, words)
+        return self.table.draw(shape, words)
 
     def sample(self, shape: Shape, rng: np.random.Generator) -> Floats:
         return self.draw(shape, seeded_words(rng)).astype(np.float64)
