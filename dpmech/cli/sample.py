@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpmech.cli import _release as given
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, print_json, talk
+
+if TYPE_CHECKING:
+    from dpmech.noise import Floats, Noise
 
 app = subcommand()
 
@@ -23,6 +26,13 @@ def sample(
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of the draws.", show_default="the operating system's entropy"),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            help="Exact draws of the law on this lattice, a power of two, from whole weights.",
+            show_default="draws in floating point",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -45,8 +55,8 @@ def sample(
     if output is not None and output.suffix != ".npy":
         raise ValueError(f"Expected a file that ends in .npy, got {str(output)!r}.")
     law = given.noise_from(noise)
-    draws = law.sample(size, np.random.default_rng(seed))
-    described = {"noise": str(law), "size": size, "seed": seed}
+    draws = _draws(law, size, seed=seed, step=step)
+    described = {"noise": str(law), "size": size, "seed": seed, "step": step}
     if output is not None:
         content = io.BytesIO()
         np.save(content, draws)
@@ -58,3 +68,17 @@ def sample(
         print_json({**described, "draws": draws.tolist()})
     else:
         typer.echo("\n".join(map(repr, draws.tolist())))
+
+
+def _draws(law: Noise, size: int, *, seed: int | None, step: float | None) -> Floats:
+    """In floating point, or exactly: then from the system's generator unless there is a seed."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    if step is None:
+        return law.sample(size, rng)
+    from dpmech.drawing import seeded_words, system_words
+    from dpmech.release import ExactRelease
+
+    words = system_words if seed is None else seeded_words(rng)
+    return ExactRelease(law=law, step=step).release(np.zeros(size), words)

@@ -293,6 +293,11 @@ def test_samples_are_those_of_the_law_and_the_seed(tmp_path: Path) -> None:
     assert written.stdout == ""
     assert np.load(path).tolist() == lines
     assert run("sample", "gaussian").stdout != run("sample", "gaussian").stdout
+    exact = run(*args, "--step", "0.125").stdout
+    assert exact == run(*args, "--step", "0.125").stdout != run(*args).stdout
+    assert all(float(line) % 0.125 == 0 for line in exact.split())
+    fresh = ("sample", "gaussian:sigma=2", "--step", "0.125", "--size", "5")
+    assert run(*fresh).stdout != run(*fresh).stdout
 
 
 def test_the_listed_laws_are_the_laws() -> None:
@@ -392,6 +397,7 @@ RATED = ("--epsilon", "1", *DELTA)
         (("statement", "truncated-laplace:b=1,bound=2", *DELTA), "finite epsilon"),
         (("sample", "gaussian", "--size", "0"), "size=0"),
         (("sample", "gaussian", "--seed", "-1"), "seed=-1"),
+        (("sample", "gaussian", "--step", "0.3"), "step=0.3"),
         (("sample", "gaussian", "-o", "x.csv"), ".npy"),
         (("laws", "cauchy"), "cauchy"),
         (("plot", "densities", "gaussian", "-o", "x.pdf"), ".png or .svg"),
