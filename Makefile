@@ -1,5 +1,5 @@
 # make demo | test | lint | clean | bench | bench-accountants | bench-search | bench-zeroth-order |
-# bench-federated. The first of them builds .venv with the pinned versions.
+# bench-federated | bench-samplers. The first of them builds .venv with the pinned versions.
 #   make PYTHON=python3.12 test     with another interpreter (3.11 or later)
 #   make TORCH_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' test
 #                                   the small CPU build of torch, where the registry's is CUDA's
@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-inp
 # No run of ours may depend on the network or on a display; a user's own shell is left as it is.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
-.PHONY: demo test lint bench bench-accountants bench-search bench-zeroth-order bench-federated clean
+.PHONY: demo test lint bench bench-accountants bench-search bench-zeroth-order bench-federated bench-samplers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp
@@ -47,6 +47,10 @@ bench-zeroth-order: $(VENV)/.stamp
 bench-federated: $(VENV)/.stamp
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python \
 		benchmarks/federated.py -o docs/explanation/federated-benchmark.md
+
+bench-samplers: $(VENV)/.stamp
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python \
+		benchmarks/samplers.py -o docs/explanation/samplers-benchmark.md
 
 # torch goes first, alone: whichever build of it the registry offers settles the rest.
 $(VENV)/.stamp: pyproject.toml constraints.txt

@@ -6,7 +6,7 @@ Symbols: ``W_k`` = 2^128 P(X = k), whole numbers that sum to 2^128.
 from __future__ import annotations
 
 import math
-import os
+import ssl
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,9 +23,14 @@ Words = NDArray[np.uint64]
 Bits = Callable[[int], Words]
 
 
-def system_words(count: int) -> Words:
-    """Uniform 64-bit words from the operating system's cryptographic generator."""
-    return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+def secret_words(count: int) -> Words:
+    """Uniform 64-bit words that nobody can replay.
+
+    **Guarantees.** They come from OpenSSL's generator, AES-256 in counter mode, seeded from the
+    entropy of the operating system and again after every fork. Whoever foretells the next words
+    from those seen breaks AES; there is no seed to log.
+    """
+    return np.frombuffer(ssl.RAND_bytes(8 * count), dtype=np.uint64)
 
 
 def seeded_words(rng: np.random.Generator) -> Bits:
@@ -69,8 +74,8 @@ class WholeTable:
         self._below = below.astype(np.int32)
         self._clear = below == np.searchsorted(self._high, ends, side="right")
 
-    def draw(self, shape: Shape, words: Bits = system_words) -> Whole:
-        """Independent draws from words, by default those of the operating system."""
+    def draw(self, shape: Shape, words: Bits = secret_words) -> Whole:
+        """Independent draws from words, by default from words that are secret."""
         size = math.prod((shape,) if isinstance(shape, int) else shape)
         drawn = np.empty(size, dtype=np.int64)
         for start in range(0, size, _BLOCK):

@@ -19,7 +19,7 @@ import numpy as np
 
 from dpmech.cells import EPS
 from dpmech.discrete import DiscreteNoise
-from dpmech.drawing import BITS, Bits, Whole, WholeTable, seeded_words, system_words
+from dpmech.drawing import BITS, Bits, Whole, WholeTable, secret_words, seeded_words
 from dpmech.noise import Floats, Noise, Shape, checked_positive
 
 _MOST = 1_000_000  # values on a side
@@ -123,13 +123,13 @@ class LatticeNoise(DiscreteNoise):
         sides = self.weights[1:]
         return WholeTable((*reversed(sides), self.weights[0], *sides), first=-self._extent)
 
-    def draw(self, shape: Shape, words: Bits = system_words) -> Whole:
+    def draw(self, shape: Shape, words: Bits = secret_words) -> Whole:
         """Independent draws, exact whole numbers, from uniform 64-bit words.
 
         Arguments:
-            words: returns as many words as it is asked for; by default those of the operating
-                system. Only whole numbers are compared, and how many words are asked for depends
-                on nothing but the words.
+            words: returns as many words as it is asked for; by default they are secret. Only
+                whole numbers are compared, and how many words are asked for depends on nothing but
+                the words.
         """
         return self.table.draw(shape, words)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpmech.discrete import DiscreteNoise
-from dpmech.drawing import BITS, Bits, Whole, WholeTable, system_words
+from dpmech.drawing import BITS, Bits, Whole, WholeTable, secret_words
 from dpmech.lattice import LatticeNoise
 from dpmech.mechanism import Mechanism, Sensitivity
 from dpmech.noise import Floats, Noise
@@ -151,7 +151,7 @@ class ExactRelease:
         low = np.floor(steps)
         return low.astype(np.int64) + (steps - low >= 0.5)
 
-    def release(self, values: ArrayLike, words: Bits = system_words) -> Floats:
+    def release(self, values: ArrayLike, words: Bits = secret_words) -> Floats:
         """``values``, of any shape, rounded, with independent noise: multiples of the step.
 
         Where contributions were rounded, ``values`` is the sum of their :meth:`whole`.

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from dpmech.discrete import DiscreteLaplace
-from dpmech.drawing import Bits, Whole, system_words
+from dpmech.drawing import Bits, Whole, secret_words
 from dpmech.noise import Shape
 from dpmech.precise import PreciseTable, negative_binomial_table, poisson_table
 from dpmech.skellam import Skellam
@@ -60,7 +60,7 @@ class SharedNoise:
             return poisson_table(self.law.mu / (2 * self.honest))
         return negative_binomial_table(self.law.b, self.honest)
 
-    def share(self, shape: Shape, words: Bits = system_words) -> Whole:
+    def share(self, shape: Shape, words: Bits = secret_words) -> Whole:
         """One party's share, whole numbers; drawn exactly from its table."""
         up, down = (self._half.table.draw(shape, words) for _ in range(2))
         return up - down
@@ -74,7 +74,7 @@ class SharedNoise:
         """What the tables add to an accountant's delta at ``epsilon``: (1 + e^epsilon) D in all."""
         return coordinates * releases * self.distance * (1 + math.exp(epsilon))
 
-    def masked(self, values: Whole, *, bits: int, words: Bits = system_words) -> Whole:
+    def masked(self, values: Whole, *, bits: int, words: Bits = secret_words) -> Whole:
         """One party's whole values with its share, modulo 2^``bits``: what it sends."""
         if not np.issubdtype(np.asarray(values).dtype, np.integer):
             raise ValueError(

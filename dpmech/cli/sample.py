@@ -71,14 +71,14 @@ def sample(
 
 
 def _draws(law: Noise, size: int, *, seed: int | None, step: float | None) -> Floats:
-    """In floating point, or exactly: then from the system's generator unless there is a seed."""
+    """In floating point, or exactly: then from secret words unless there is a seed."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
     if step is None:
         return law.sample(size, rng)
-    from dpmech.drawing import seeded_words, system_words
+    from dpmech.drawing import secret_words, seeded_words
     from dpmech.release import ExactRelease
 
-    words = system_words if seed is None else seeded_words(rng)
+    words = secret_words if seed is None else seeded_words(rng)
     return ExactRelease(law=law, step=step).release(np.zeros(size), words)

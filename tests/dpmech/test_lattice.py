@@ -23,7 +23,7 @@ from dpmech import (
     noise_from_dict,
 )
 from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
-from dpmech.drawing import BITS, Words, system_words
+from dpmech.drawing import BITS, Words, secret_words
 from dpmech.lattice import LatticeNoise
 from dpmech.mixture import LMO
 from dpmech.tabulated import Tabulated
@@ -146,7 +146,7 @@ def test_a_law_read_back_is_the_same_to_the_last_unit() -> None:
 
 
 def test_words_of_the_system_are_not_repeated() -> None:
-    words = np.concatenate([system_words(1000), system_words(1000)])
+    words = np.concatenate([secret_words(1000), secret_words(1000)])
     assert len(np.unique(words)) == 2000
     law = LatticeNoise.rounded(Gaussian(sigma=2.0), 0.5)
     assert law.draw((3, 5)).shape == (3, 5)

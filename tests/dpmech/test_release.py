@@ -13,7 +13,7 @@ from scipy import stats
 from accountants import PLD, RDP
 from dpmech import Gaussian, Laplace, Mechanism, Noise, Sampling, Sensitivity, Staircase
 from dpmech.discrete import DiscreteGaussian
-from dpmech.drawing import seeded_words, system_words
+from dpmech.drawing import secret_words, seeded_words
 from dpmech.mixture import LMO
 from dpmech.release import ExactRelease, Rounded
 
@@ -134,7 +134,7 @@ def test_the_system_is_asked_by_default() -> None:
     first = release.release(np.zeros(20))
     np.random.seed(0)  # noqa: NPY002
     assert np.any(first != release.release(np.zeros(20)))
-    assert system_words(4).dtype == np.uint64
+    assert secret_words(4).dtype == np.uint64
 
 
 def test_a_sum_of_contributions_must_be_whole() -> None:
