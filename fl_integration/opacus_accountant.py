@@ -1,12 +1,19 @@
-"""Our PLD accountant in the place of Opacus's, chosen there by the name ``dpmech``.
+"""Our accountants in the place of Opacus's: PLD by the name ``dpmech``, and one with a ledger.
+
+:class:`PLDAccountant` is for Opacus's own engine and Gaussian noise; :class:`LedgerAccountant` is
+that of :class:`~fl_integration.opacus_engine.NoiseEngine`, for noise of any law.
 
 The module needs the extra ``opacus``; it is imported by those who use Opacus, and by nothing here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from accountants import PLD, Ledger
 from dpmech import Gaussian, Mechanism, Sampling
+from fl_integration.gradient_release import spent
 
 try:
     from opacus.accountants import IAccountant, register_accountant
@@ -17,9 +24,10 @@ except ImportError as error:
         name="opacus",
     ) from None
 
-__all__ = ["NAME", "PLDAccountant", "register"]
+__all__ = ["LEDGER", "NAME", "LedgerAccountant", "PLDAccountant", "register"]
 
 NAME = "dpmech"
+LEDGER = "dpmech-ledger"
 
 
 class PLDAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no types
@@ -67,6 +75,64 @@ class PLDAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no typ
     def mechanism(cls) -> str:
         """The name to choose it by."""
         return NAME
+
+
+class Releasing(Protocol):
+    """An optimiser that knows the mechanism of its step."""
+
+    release: Mechanism
+
+
+class LedgerAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no types
+    """The mechanisms of the steps that ran, whatever their noise.
+
+    **Guarantees.** :meth:`get_epsilon` is a proved upper bound under add/remove of one example for
+    everything in :attr:`ledger`; each step enters it with the mechanism that the optimiser ran.
+
+    >>> accountant = LedgerAccountant()
+    >>> accountant.step(noise_multiplier=1.0, sample_rate=0.01)
+    >>> accountant.ledger.runs
+    1
+    """
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+
+    @property
+    def history(self) -> str:
+        """The ledger as JSON: what Opacus's checkpoints keep."""
+        return self.ledger.to_json()
+
+    @history.setter
+    def history(self, text: str) -> None:
+        self.ledger = Ledger.from_json(text)
+
+    def step(self, *, noise_multiplier: float, sample_rate: float) -> None:
+        """Count a step with Gaussian noise, which is all that Opacus's own optimisers tell."""
+        noise, sampling = Gaussian(sigma=noise_multiplier), Sampling(rate=sample_rate)
+        self.ledger = self.ledger.add(Mechanism(noise=noise, sampling=sampling))
+
+    def get_optimizer_hook_fn(self, sample_rate: float) -> Callable[[Releasing], None]:
+        """What an optimiser calls in every step; the rate is that of its release."""
+        del sample_rate  # 1/len(loader), which need not be the rate that is sampled at
+
+        def count(optimizer: Releasing) -> None:
+            self.ledger = self.ledger.add(optimizer.release)
+
+        return count
+
+    def get_epsilon(self, delta: float) -> float:
+        """A proved upper bound on the epsilon so far at ``delta``; 0 before the first step."""
+        return spent(self.ledger, delta)
+
+    def __len__(self) -> int:
+        """The number of different phases, as in Opacus's own accountants."""
+        return len(self.ledger.entries)
+
+    @classmethod
+    def mechanism(cls) -> str:
+        """The name in checkpoints."""
+        return LEDGER
 
 
 def register() -> None:

@@ -1,0 +1,87 @@
+"""One step of private training as a mechanism: a sum of clipped gradients, plus noise of any law.
+
+The law is in units of the clip, as Opacus's ``noise_multiplier`` is: what is added to the sum of
+gradients of norm C at most is ``noise.scaled(C)``, and what is accounted for is ``noise`` at
+sensitivity 1. The rate is that at which the batch is drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from accountants import Ledger, accountant_named
+from accountants.rdp import renyi_divergence
+from dpmech import Mechanism, NoDominatingPair, Noise, Sampling, Sensitivity
+from dpmech.discrete import DiscreteNoise
+from dpmech.guarantee import Guarantee
+from fl_integration.accounting import ledger_epsilon
+
+
+def gradient_release(noise: Noise, *, dim: int, rate: float) -> Mechanism:
+    """The mechanism of one step, for one example added to the data or removed from it.
+
+    **Guarantees**
+
+    * It is returned only where an accountant proves something about it: of a Gaussian or spherical
+      law by its dominating pair, of independent coordinates by mathematics.md §6.3.
+
+    Arguments:
+        noise: the law added to the sum, in units of the clip. dim: trained coordinates.
+        rate: the probability with which an example is in the batch.
+
+    Raises:
+        NoDominatingPair: where nothing is proved, as for noise on whole numbers.
+        ValueError: for a guarantee in the place of a law, and a spherical law of another dim.
+
+    >>> from dpmech import Gaussian
+    >>> gradient_release(Gaussian(sigma=1.0), dim=10, rate=0.01).sensitivity.bound
+    1.0
+    """
+    if isinstance(noise, Guarantee):
+        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
+    if isinstance(noise, DiscreteNoise):
+        raise NoDominatingPair(
+            f"{noise} protects whole numbers only, and a sum of gradients is none.",
+            "Use a law with a density, such as gaussian, spherical-gg or gg.",
+        )
+    release = Mechanism(
+        noise=noise,
+        sensitivity=Sensitivity(norm="l2", bound=1.0, dim=dim),
+        sampling=Sampling(rate=rate),
+    )
+    _refuse_unbounded(release)
+    return release
+
+
+def _refuse_unbounded(release: Mechanism) -> None:
+    """Refuse before anything is trained what no accountant could say a number about after it."""
+    if accountant_for(release) == "rdp" and not np.any(
+        np.isfinite(renyi_divergence(release, (1.01, 2.0)))
+    ):
+        raise NoDominatingPair(
+            f"No bound is proved for {release.noise} on a vector of "
+            f"dim={release.sensitivity.dim}: its Rényi divergence is infinite.",
+            "Use a law with unbounded support, such as gaussian, spherical-gg or gg.",
+        )
+
+
+def accountant_for(*releases: Mechanism) -> str:
+    """The accountant that proves most: ``pld``, or ``rdp`` where one of them has no pair."""
+    try:
+        for release in releases:
+            _ = release.pairs()
+    except NoDominatingPair:
+        return "rdp"
+    return "pld"
+
+
+def spent(ledger: Ledger, delta: float) -> float:
+    """An upper bound on the epsilon of a ledger at ``delta``; 0 for an empty one.
+
+    Raises:
+        NoDominatingPair: where nothing is proved. ValueError: for a delta outside (0, 1).
+    """
+    used = accountant_for(*(release for release, _ in ledger.entries))
+    if not ledger.entries:
+        return float(accountant_named(used).epsilon(delta))
+    return ledger_epsilon(ledger, accountant=used, delta=delta)
