@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpmech.cells import interval_mass
+from dpmech.discrete import DiscreteNoise
 from dpmech.loss import AtomicPair
 from dpmech.noise import Floats, Noise
 
@@ -41,7 +42,9 @@ class SpreadPair:
 
 @functools.lru_cache(maxsize=32)
 def spread_pair(noise: Noise, shift: float, coordinates: int) -> SpreadPair:
-    """The merged joint loss of ``coordinates``, each shifted by ``shift``."""
+    """The merged joint loss of ``coordinates`` with a density, each shifted by ``shift``."""
+    if isinstance(noise, DiscreteNoise):
+        raise ValueError(f"Expected a law with a density, got {noise} at shift={shift}.")
     step, masses, rounding = merged_coordinate(noise, shift)
     total, sum_rounding = _power(masses, coordinates)
     reach = len(total) // 2

@@ -60,8 +60,8 @@ def _refuse_unbounded(release: Mechanism) -> None:
     ):
         raise NoDominatingPair(
             f"No bound is proved for {release.noise} on a vector of "
-            f"dim={release.sensitivity.dim}: its Rényi divergence is infinite.",
-            "Use a law with unbounded support, such as gaussian, spherical-gg or gg.",
+            f"dim={release.sensitivity.dim}: no finite Rényi divergence is known for it.",
+            "Use gaussian, spherical-gg, gg, laplace or lmo noise.",
         )
 
 

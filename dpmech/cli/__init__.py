@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "Several noises and accountants side by side.",
     "statement": "A paragraph that says what is proved, to be quoted.",
     "search": "The best noise for a target, among a family of laws.",
+    "audit": "Hold a privacy claim to its limits, or draws to the law they are declared to have.",
     "laws": "The noise laws, their parameters and defaults.",
     "sample": "Draw from a noise.",
     "train": "Federated training of any system under a privacy plan.",

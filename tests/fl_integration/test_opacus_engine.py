@@ -370,7 +370,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm=0\.0"),
     ({"max_grad_norm": [1.0, 1.0]}, (ValueError, TypeError), ""),
     ({"noise": DiscreteGaussian(sigma=1.0)}, NoDominatingPair, "whole numbers"),
-    ({"noise": TruncatedLaplace(b=1.0, bound=5.0)}, NoDominatingPair, "infinite"),
+    ({"noise": TruncatedLaplace(b=1.0, bound=5.0)}, NoDominatingPair, "no finite R"),
     ({"noise": ApproximateDP(epsilon=1.0)}, ValueError, "name a law"),
     ({"noise": SphericalGeneralizedGaussian(scale=1.0, beta=1.0, dim=7)}, ValueError, "dim=7"),
 ]
