@@ -128,7 +128,7 @@ class _Source(Protocol):
 def _source(law: Noise, generator: torch.Generator | None, device: torch.device) -> _Source:
     if device.type == "cuda" and _fits_a_device(law):
         return DeviceSource(generator or _keyed(device))
-    return HostSource(_words_of(generator) if generator else secret_words)
+    return HostSource(words_of(generator))
 
 
 def _fits_a_device(law: Noise) -> bool:
@@ -144,7 +144,11 @@ def _keyed(device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(int(secret_words(1)[0]))
 
 
-def _words_of(generator: torch.Generator) -> Bits:
+def words_of(generator: torch.Generator | None) -> Bits:
+    """Uniform 64-bit words of a generator, or secret ones."""
+    if generator is None:
+        return secret_words
+
     def words(count: int) -> Words:
         return _random(generator, (count,)).cpu().numpy().view(np.uint64)
 

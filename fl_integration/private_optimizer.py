@@ -7,25 +7,25 @@ then divided by q·N, whatever n is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader
 
 from accountants import Ledger
-from dpmech import Mechanism, Noise
+from dpmech import Mechanism, Noise, Sampling, Sensitivity
 from dpmech.noise import checked_positive
+from dpmech.release import ExactRelease
 from fl_integration.clipping import ClippedSum
 from fl_integration.ghost import GhostGradients, refuse_mixing
 from fl_integration.gradient_release import gradient_release, spent
-from fl_integration.noise_sampler import sampler
-from fl_integration.sampler import poisson_cohort
+from fl_integration.noise_sampler import sampler, words_of
+from fl_integration.poisson import PoissonBatches, poisson_loader
 
 __all__ = [
     "ExampleGradients",
@@ -35,6 +35,9 @@ __all__ = [
     "VmapGradients",
     "poisson_loader",
 ]
+
+
+_FOR_TABLES = 1e-6  # share of delta that is left for what the tables of exact noise add
 
 
 class ExampleGradients(Protocol):
@@ -134,19 +137,24 @@ class PrivateOptimizer:
       not depend on its company (`VmapGradients` computes each alone; `GhostGradients` checks one).
     * The noise is one draw for all parameters together, added in fp64, to an empty batch as to any
       other; what is accounted for is what is drawn.
+    * With ``exact``, the sum goes to a lattice and the noise is drawn in whole steps
+      (:class:`dpmech.release.ExactRelease`): no digit of what is released depends on the data but
+      through its step. The release is then in the units of the gradients, its bound a little above
+      C, and what the table adds to delta is in :meth:`epsilon`.
 
     Arguments:
         optimizer: takes the steps; schedulers of its learning rate act on it. gradients: how the
             clipped sum is computed. loader: of `poisson_loader`: its rate is the one accounted.
         noise: the law added to the sum, in units of the clip. clip: C > 0.
         generator: makes the noise repeatable, for experiments only; None for secret noise.
+        exact: noise in whole steps, drawn exactly; gaussian, or laplace with its Rényi bound.
 
     Raises:
         NoDominatingPair: where nothing is proved for the law on so many coordinates.
         ValueError: for another loader, and an optimiser that trains nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each one a plug of its own
         self,
         optimizer: torch.optim.Optimizer,
         gradients: ExampleGradients,
@@ -155,6 +163,7 @@ class PrivateOptimizer:
         noise: Noise,
         clip: float,
         generator: torch.Generator | None = None,
+        exact: bool = False,
     ) -> None:
         batches = loader.batch_sampler
         if not isinstance(batches, PoissonBatches):
@@ -167,6 +176,11 @@ class PrivateOptimizer:
         dim = sum(p.numel() for p in self._parameters)
         self._release = gradient_release(noise, dim=max(dim, 1), rate=batches.rate)
         self._draws, self._ledger = sampler(noise.scaled(clip)), Ledger()
+        self._exact: ExactRelease | None = None
+        if exact:
+            bound = Sensitivity(norm="l2", bound=clip, dim=max(dim, 1))
+            self._exact = ExactRelease.of(noise.scaled(clip), bound)
+            self._release = self._exact.mechanism(Sampling(rate=batches.rate))
         gradients.clipped_sum(self._parameters, (), clip=clip)  # refuses before any step is taken
 
     def step(self, *batch: Tensor) -> None:
@@ -185,13 +199,20 @@ class PrivateOptimizer:
                 f"Expected dim={len(total)} of the parameters to be "
                 f"{self._release.sensitivity.dim}, which is accounted for."
             )
-        (noise,) = self._draws.like([total], generator=self._generator)
-        mean = (total + noise) / self._expected
+        mean = self._noisy(total) / self._expected
         sizes = [p.numel() for p in parameters]
         for p, part in zip(parameters, mean.split(sizes), strict=True):
             p.grad = part.view_as(p).to(p.device, p.dtype)
         self._ledger = self._ledger.add(self._release)
         self._optimizer.step()
+
+    def _noisy(self, total: Tensor) -> Tensor:
+        """The sum with one draw for all of it, (d,)."""
+        if self._exact is None:
+            (noise,) = self._draws.like([total], generator=self._generator)
+            return total + noise
+        released = self._exact.release(total.cpu().numpy(), words_of(self._generator))
+        return torch.from_numpy(released).to(total.device)
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -210,87 +231,13 @@ class PrivateOptimizer:
 
     def epsilon(self, delta: float) -> float:
         """A proved upper bound on the epsilon so far at ``delta``; 0 before the first step."""
-        return spent(self._ledger, delta)
-
-
-class PoissonBatches(Sampler[list[int]]):
-    """Batches of indices: every example is in each with probability ``rate``, independently.
-
-    Arguments:
-        examples: N >= 1. rate: q in (0, 1]. steps: batches in a pass. rng: makes them repeatable,
-            for experiments only; None for draws that stay secret, which amplification needs.
-
-    >>> len(list(PoissonBatches(100, rate=0.1, steps=3)))
-    3
-    """
-
-    def __init__(
-        self, examples: int, *, rate: float, steps: int, rng: np.random.Generator | None = None
-    ) -> None:
-        if not (examples >= 1 and steps >= 1 and 0 < rate <= 1):
+        if self._exact is None:
+            return spent(self._ledger, delta)
+        found = spent(self._ledger, delta * (1 - _FOR_TABLES))
+        extra = self._exact.extra_delta(found, self._ledger.runs)
+        if extra > _FOR_TABLES * delta:
             raise ValueError(
-                f"Expected examples={examples} >= 1, steps={steps} >= 1 and rate={rate} in (0, 1]."
+                f"Expected delta={delta} above {extra / _FOR_TABLES:.3g}: the table that the exact "
+                f"noise is drawn from adds {extra:.3g} to it."
             )
-        self.examples, self.rate, self.steps = examples, rate, steps
-        self._rng = np.random.default_rng() if rng is None else rng
-
-    @property
-    def expected(self) -> float:
-        """q·N, the denominator of every step."""
-        return self.rate * self.examples
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for _ in range(self.steps):
-            yield poisson_cohort(self.examples, rate=self.rate, rng=self._rng).tolist()
-
-
-def poisson_loader(
-    dataset: Dataset[Any],
-    *,
-    rate: float,
-    steps: int,
-    collate: Callable[[list[Any]], Any] = default_collate,
-    rng: np.random.Generator | None = None,
-) -> DataLoader[Any]:
-    """A loader of Poisson batches, empty ones among them.
-
-    **Guarantees**
-
-    * An empty batch has the form of any other, with tensors of 0 examples: it is a step like any
-      other, and to skip it would tell that nobody was drawn.
-
-    Arguments:
-        dataset: with a length; its first example gives empty batches their form. rate, steps, rng:
-            those of `PoissonBatches`. collate: examples to a tensor, or a list or dict of tensors.
-
-    >>> from torch.utils.data import TensorDataset
-    >>> loader = poisson_loader(TensorDataset(torch.ones(4, 3)), rate=1.0, steps=2)
-    >>> [len(x) for (x,) in loader]
-    [4, 4]
-    """
-    batches = PoissonBatches(len(cast(Any, dataset)), rate=rate, steps=steps, rng=rng)
-    form = _Collate(dataset=dataset, collate=collate)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=form)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Collate:
-    """Collates a batch, or nobody; a class, so that worker processes can be sent it."""
-
-    dataset: Dataset[Any]
-    collate: Callable[[list[Any]], Any]
-
-    def __call__(self, examples: list[Any]) -> Any:
-        return self.collate(examples) if examples else _nobody(self.collate([self.dataset[0]]))
-
-
-def _nobody(batch: Any) -> Any:
-    """The same with 0 examples."""
-    if isinstance(batch, Tensor):
-        return batch[:0]
-    if isinstance(batch, Mapping):
-        return {key: _nobody(value) for key, value in batch.items()}
-    return [_nobody(value) for value in batch]
+        return found

@@ -496,3 +496,68 @@ def test_it_learns(way: Any) -> None:
     accuracy = float((model(x).argmax(1) == data.tensors[1]).double().mean())
     assert accuracy > 0.8
     assert optimizer.epsilon(DELTA) < 15
+
+
+# Exact noise --------------------------------------------------------------------------------------
+
+
+def exactly(sigma: float = 2.0, **options: Any) -> tuple[PrivateOptimizer, nn.Module]:
+    model = nn.Linear(30, 2)
+    loader = poisson_loader(TensorDataset(*numbers()), rate=1.0, steps=3)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    ways = VmapGradients(model=model, loss=entropy)
+    noise = Gaussian(sigma=sigma)
+    return PrivateOptimizer(sgd, ways, loader, noise=noise, clip=C, exact=True, **options), model
+
+
+def test_exact_releases_are_multiples_of_a_step_that_no_data_decides() -> None:
+    optimizer, model = exactly()
+    release = optimizer.release
+    step = (release.sensitivity.bound - C) / math.sqrt(release.sensitivity.dim)
+    step = 2.0 ** round(math.log2(step))
+    for batch in ((x := numbers()), (x[0][:0], x[1][:0])):
+        optimizer.step(*batch)
+        for p in model.parameters():
+            assert p.grad is not None
+            released = p.grad.double() * N / step  # a gradient in fp32 rounds what left the house
+            assert torch.allclose(released, released.round(), atol=0.02)
+
+
+def test_exact_noise_is_the_law_and_its_cost_that_of_the_rounded_sum() -> None:
+    optimizer, model = exactly(sigma=3.0, generator=torch.Generator().manual_seed(4))
+    before = naive_sum(model, *numbers())
+    drawn = []
+    for _ in range(40):
+        start = [p.detach().clone() for p in model.parameters()]
+        optimizer.step(*numbers())
+        drawn.append(torch.cat([p.grad.flatten() for p in model.parameters()]).double() * N)
+        with torch.no_grad():
+            for p, was in zip(model.parameters(), start, strict=True):
+                p.copy_(was)
+    noise = (torch.stack(drawn) - before).flatten().numpy() / (3.0 * C)
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert stats.kstest(noise * 1.5, "norm").pvalue < 1e-9
+    bound = optimizer.release.sensitivity.bound
+    assert C < bound < 1.01 * C
+    plain = Mechanism(
+        noise=Gaussian(sigma=3.0 * C), sensitivity=Sensitivity(norm="l2", bound=bound, dim=62)
+    )
+    assert optimizer.epsilon(DELTA) == pytest.approx(
+        PLD().compose(plain, 40).epsilon(DELTA), rel=1e-4
+    )
+
+
+def test_exact_noise_has_a_least_delta() -> None:
+    optimizer, _ = exactly()
+    optimizer.step(*numbers())
+    with pytest.raises(ValueError, match="Expected delta=1e-25 above"):
+        optimizer.epsilon(1e-25)
+
+
+def test_exact_noise_of_other_laws_is_refused() -> None:
+    model = nn.Linear(30, 2)
+    loader = poisson_loader(TensorDataset(*numbers()), rate=1.0, steps=3)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    law = GeneralizedGaussian(scale=2.0, beta=1.4)
+    with pytest.raises(ValueError, match="only theirs is proved"):
+        PrivateOptimizer(sgd, vmapped(model), loader, noise=law, clip=C, exact=True)
