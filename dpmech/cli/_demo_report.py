@@ -91,7 +91,7 @@ def _training(reports: dict[str, TrainReport]) -> list[str]:
     first, private = reports["non-private"], reports["private"].config
     rows = [_row(name, report) for name, report in reports.items()]
     return [
-        "## 3. Federated DyLoRA on real text",
+        "## 3. Federated training on real text",
         "",
         f"Data: {first.data}, {first.clients} users (a user is a module); model as configured; "
         f"{len(first.rounds)} rounds; one seed, so differences of a few points mean nothing.",
@@ -101,11 +101,11 @@ def _training(reports: dict[str, TrainReport]) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
-        "The private run uses "
-        f"{private['cohort']:g} users a round, rank {private['rank']} and server step "
-        f"{private['server_lr']:g}; the others {first.config['cohort']:g}, rank "
-        f"{first.config['rank']} and {first.config['server_lr']:g}. These were chosen looking at",
-        "this very data: for it, that choice is not covered by ε.",
+        f"The private run trains the head alone: all {first.clients} users in each of "
+        f"{private['rounds']} rounds.",
+        "The others start so, too, and then train adapters of ranks 1 to "
+        f"{first.config['rank']}, {first.config['cohort']:g} users a round.",
+        "How, was chosen looking at this very data: for it, that choice is not covered by ε.",
         "",
         "A forecast adds the noise that a larger population would need. It says what accuracy to",
         "expect there; it protects nobody here, as its own ε shows. Plot: `accuracy.png`.",

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from dpmech.cli._demo_report import ScalarLaw, write_report
 from dpmech.cli._group import subcommand
 from dpmech.cli._output import AsJson, print_json, talk
 from dpmech.cli._requests import request_of, settings_of
-from dpmech.cli._settings import Settings, written
+from dpmech.cli._settings import Settings, read, written
 
 if TYPE_CHECKING:
     from dpmech import Noise
@@ -30,9 +30,8 @@ app = subcommand()
 _EPSILON, _DELTA = 1.0, 1e-6
 _FORECASTS = ((2.0, 100_000), (0.5, 1_000_000))
 _HONEST_EPSILON = 8.0
-# A small population pays for its noise with a larger cohort, a smaller adapter and shorter steps.
-_HONEST: dict[str, Any] = {"rank": 2, "server_lr": 1.0}
-_HONEST_COHORT = 4  # times the others'
+_SYSTEM = "dp-dylora"
+_TEXTS: Settings = {"dealing": {"size": 16}}  # of a user, at most
 
 
 @app.command()
@@ -135,24 +134,23 @@ def _as_vector(noise: Noise) -> str:
 
 
 def _rungs(out: Path, *, model: str, rounds: int, cohort: float) -> list[Rung]:
-    """The training runs, the longest first."""
+    """The training runs, in the order in which they start."""
     from fl_integration import TrainRequest, load_data
     from fl_integration.ladder import Rung
 
-    load_data("docstrings")  # built here, so that the runs below find it in the cache
-    common: Settings = {"model": model, "rounds": rounds, "cohort": cohort}
+    data = load_data("docstrings")  # built here, so that the runs below find it in the cache
+    common: Settings = {**read(_SYSTEM), **_TEXTS, "model": model, "cohort": cohort}
     settings: dict[str, Settings] = {
-        "private": {
+        f"forecast-{epsilon:g}": {
             **common,
-            **_HONEST,
-            "cohort": _HONEST_COHORT * cohort,
-            "epsilon": _HONEST_EPSILON,
-        },
-        "non-private": {**common, "non_private": True},
+            "rounds": rounds,
+            "epsilon": epsilon,
+            "population": population,
+        }
+        for epsilon, population in _FORECASTS
     }
-    for epsilon, population in _FORECASTS:
-        name = f"forecast-{epsilon:g}"
-        settings[name] = {**common, "epsilon": epsilon, "population": population}
+    settings["non-private"] = {**common, "rounds": rounds, "non_private": True}
+    settings["private"] = _head_alone(common, users=len(data.clients))
     rungs: list[Rung] = []
     for name, given in settings.items():
         request = request_of(given, out / "runs" / name)
@@ -160,6 +158,29 @@ def _rungs(out: Path, *, model: str, rounds: int, cohort: float) -> list[Rung]:
             text = written(settings_of(request, given))
             rungs.append(Rung(name=name, request=request, settings=text))
     return rungs
+
+
+def _head_alone(common: Settings, *, users: int) -> Settings:
+    """The head start of the others with all of epsilon, and nothing after it.
+
+    So few users cannot pay for the noise on an adapter, but for that on a head they can: everybody
+    takes part in every round, which costs little where features are computed once.
+    """
+    start = common["head_start"]
+    return {
+        **read("probe"),
+        **_TEXTS,
+        "model": common["model"],
+        "epsilon": _HONEST_EPSILON,
+        "cohort": float(users),
+        "rounds": start["rounds"],
+        "eval_every": start["rounds"],
+        "clip": start["clip"],
+        "server_lr": start["lr"],
+        "local_lr": 1.0,
+        "head_multiplier": 1.0,
+        "average": 0.9,
+    }
 
 
 def _trained(
