@@ -31,7 +31,7 @@ _EPSILON, _DELTA = 1.0, 1e-6
 _FORECASTS = ((2.0, 100_000), (0.5, 1_000_000))
 _HONEST_EPSILON = 8.0
 _SYSTEM = "dp-dylora"
-_TEXTS: Settings = {"dealing": {"size": 16}}  # of a user, at most
+_TEXTS: Settings = {"dealing": {"size": 8}}  # of a user, at most: features are what takes long
 
 
 @app.command()
