@@ -13,9 +13,10 @@ from fractions import Fraction
 from accountants._audit_laws import RandomDirection
 from accountants._audit_pairs import line_pair, replaced_pair, shift_pair
 from accountants._audit_proofs import deltas, epsilons
-from accountants._spread import spread_pair
+from accountants._seen import Seen, less_rounding, rounding_of
 from accountants._vectors import has_density, is_covered
 from accountants.base import Ledger
+from accountants.limits import spread_neighbour
 from accountants.pld import PLD
 from dpmech import Mechanism, NoDominatingPair, Sampling, Sensitivity, Staircase
 from dpmech.discrete import DiscreteNoise
@@ -27,7 +28,6 @@ from dpmech.relations import PoissonSubstitutionPair, SubstitutionPair
 from dpmech.spherical import Spherical
 from dpmech.tabulated import Tabulated
 
-_POWERS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
 _HAIR = 1e-15  # changes are rounded down: their norm must not exceed the bound
 _LARGEST = "a change as large as the bound"
 # Shifts that a pair may raise: by this share of a lattice's step, or below this share of a stair.
@@ -37,41 +37,22 @@ _BETWEEN = 16  # parts that the bound is cut into, where a smaller change may co
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbour:
-    """Two neighbouring data sets, ``words`` what they differ by, ``seen`` what tells them apart.
-
-    ``rounding``: the masses of ``seen`` are right to a factor e^(±rounding), all releases together.
-    """
+    """Two neighbouring data sets, ``words`` what they differ by, ``seen`` what tells them apart."""
 
     words: str
     seen: Ledger
-    rounding: float = 0.0
 
     def lower_epsilon(self, delta: float, tolerance: float) -> float:
         """No epsilon below this holds at ``delta``."""
-        # Masses off by a factor e^(±r) each: e^epsilon is off by e^(2r) at most, delta by e^r.
-        raised = delta * math.exp(self.rounding)
-        if raised >= 1:
-            return 0.0
-        found = epsilons(PLD(ledger=self.seen, tolerance=tolerance), raised)[0]
-        return max(0.0, found - 2 * self.rounding)
+        accountant = PLD(ledger=self.seen, tolerance=tolerance)
+        return less_rounding(lambda d: epsilons(accountant, d)[0], delta, rounding_of(self.seen))
 
     def lower_delta(self, epsilon: float, delta: float, tolerance: float) -> float:
         """No delta below this holds at ``epsilon``; the claim's ``delta`` says what matters."""
         accountant = PLD(ledger=self.seen, tolerance=tolerance)
-        raised = min(delta * math.exp(self.rounding), 0.5)
-        found = deltas(accountant, epsilon + 2 * self.rounding, raised)[0]
-        return found * math.exp(-self.rounding)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Seen(Mechanism):
-    """A release as two neighbours see it, under add-remove: ``pair`` before sampling."""
-
-    pair: DominatingPair
-    rounding: float = 0.0
-
-    def base_pair(self) -> DominatingPair:
-        return self.pair
+        off = rounding_of(self.seen)
+        raised = min(delta * math.exp(off), 0.5)
+        return deltas(accountant, epsilon + 2 * off, raised)[0] * math.exp(-off)
 
 
 _Entry = tuple[Mechanism, int]
@@ -99,13 +80,12 @@ def _neighbour(words: str, view: _View, ledger: Ledger) -> Neighbour | None:
     viewed = [(mechanism, view(mechanism), count) for mechanism, count in ledger.entries]
     if all(entry is None for _, entry, _ in viewed):
         return None
-    seen, rounding = Ledger(), 0.0
+    seen = Ledger()
     for mechanism, entry, count in viewed:
         entry = entry or _fallback(mechanism)
         if entry is not None:
             seen = seen.add(entry[0], entry[1] * count)
-            rounding += entry[0].rounding * count if isinstance(entry[0], _Seen) else 0.0
-    return Neighbour(words=words, seen=seen, rounding=rounding)
+    return Neighbour(words=words, seen=seen)
 
 
 def _fallback(mechanism: Mechanism) -> _Entry | None:
@@ -190,21 +170,17 @@ def _spread_over(coordinates: int) -> _View:
             return None
         if _may_rise(plain.noise):
             return None
-        s, power = plain.sensitivity.bound, _POWERS[plain.sensitivity.norm]
-        shift = s * coordinates ** (-1 / power) * (1 - _HAIR)
         if not has_density(plain.noise):
-            return _spread_whole(plain, math.floor(shift), coordinates)
-        scalar = replace(plain, sensitivity=Sensitivity(bound=shift))
-        if plain.sampling.rate == 1:
-            return None if _whole(scalar) is None else (scalar, coordinates)
-        merged = spread_pair(plain.noise, shift, coordinates)
-        return _seen(plain, merged.pair, rounding=merged.rounding), 1
+            return _spread_whole(plain, coordinates)
+        (entry,) = spread_neighbour(plain, coordinates=coordinates).entries
+        return entry if isinstance(entry[0], Seen) or _whole(entry[0]) is not None else None
 
     return view
 
 
-def _spread_whole(mechanism: Mechanism, shift: int, coordinates: int) -> _Entry | None:
+def _spread_whole(mechanism: Mechanism, coordinates: int) -> _Entry | None:
     """The same for noise on whole numbers, by whole steps; below rate 1 it is not merged here."""
+    shift = math.floor(mechanism.sensitivity.spread(coordinates) * (1 - _HAIR))
     if shift == 0 or mechanism.sampling.rate < 1:
         return None
     return replace(mechanism, sensitivity=Sensitivity(bound=float(shift))), coordinates
@@ -231,15 +207,9 @@ def _line(mechanism: Mechanism) -> _Entry | None:
     return _seen(plain, line_pair(plain.noise, plain.sensitivity.bound * (1 - _HAIR))), 1
 
 
-def _seen(
-    mechanism: Mechanism, pair: DominatingPair, *, rate: float | None = None, rounding: float = 0.0
-) -> _Seen:
-    return _Seen(
-        noise=mechanism.noise,
-        sampling=Sampling(rate=mechanism.sampling.rate if rate is None else rate),
-        pair=pair,
-        rounding=rounding,
-    )
+def _seen(mechanism: Mechanism, pair: DominatingPair, *, rate: float | None = None) -> Seen:
+    sampling = mechanism.sampling if rate is None else Sampling(rate=rate)
+    return Seen(noise=mechanism.noise, sampling=sampling, pair=pair)
 
 
 def _as_add_remove(mechanism: Mechanism) -> Mechanism | None:

@@ -19,7 +19,6 @@ from dpmech.guarantee import ApproximateDP, Guarantee, RandomizedResponse
 from dpmech.logconcave import Logistic
 from dpmech.noise import Noise
 
-_POWERS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
 _ROUNDING = 1e-12
 _FAR, _TINY = 1.5, 1e-40
 
@@ -108,10 +107,10 @@ def _pure(mechanism: Mechanism) -> float:
     """The largest loss of a release that is not sampled."""
     noise, sensitivity = mechanism.noise, mechanism.sensitivity
     twice = mechanism.relation == "replace-one" and not isinstance(noise, Guarantee)
-    s = sensitivity.bound * (2 if twice else 1)
+    times = 2 if twice else 1
     if isinstance(noise, Laplace):  # by the l1 norm of the change
-        return s * sensitivity.dim ** (1 - 1 / _POWERS[sensitivity.norm]) / noise.b
-    return _scalar_pure(noise, s) if sensitivity.dim == 1 else math.inf
+        return times * sensitivity.dim * sensitivity.spread(sensitivity.dim) / noise.b
+    return _scalar_pure(noise, times * sensitivity.bound) if sensitivity.dim == 1 else math.inf
 
 
 @functools.singledispatch

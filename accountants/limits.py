@@ -9,23 +9,20 @@ coordinates. What is seen of either may be reduced further, as post-processing o
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from accountants._spread import SpreadPair, spread_pair
+from accountants._seen import Seen, less_rounding, rounding_of
+from accountants._spread import spread_pair
 from accountants._vectors import has_density, is_covered
 from accountants.base import Ledger, checked_delta
 from accountants.pld import PLD
 from dpmech import Mechanism, NoDominatingPair, Sensitivity
-from dpmech.loss import DominatingPair
 
 __all__ = [
     "lower_epsilon_vector",
     "one_coordinate_neighbour",
     "spread_neighbour",
 ]
-
-_POWERS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
 
 
 def one_coordinate_neighbour(mechanism: Mechanism) -> Mechanism:
@@ -67,11 +64,18 @@ def spread_neighbour(
     if not 1 <= m <= mechanism.sensitivity.dim:
         raise ValueError(f"Expected coordinates={m} between 1 and dim={mechanism.sensitivity.dim}.")
     # Rounded down: the norm must not exceed the bound.
-    shift = mechanism.sensitivity.bound * m ** (-1 / _POWERS[mechanism.sensitivity.norm])
-    scalar = replace(mechanism, sensitivity=Sensitivity(bound=shift * (1 - 1e-15)))
+    shift = mechanism.sensitivity.spread(m) * (1 - 1e-15)
     if mechanism.sampling.rate == 1:
+        scalar = replace(mechanism, sensitivity=Sensitivity(bound=shift))
         return Ledger().add(scalar, m * count)
-    return Ledger().add(_SpreadRelease(**vars(scalar), coordinates=m), count)
+    merged = spread_pair(mechanism.noise, shift, m)
+    seen = Seen(
+        noise=mechanism.noise,
+        sampling=mechanism.sampling,
+        pair=merged.pair,
+        rounding=merged.rounding,
+    )
+    return Ledger().add(seen, count)
 
 
 def lower_epsilon_vector(mechanism: Mechanism, count: int, delta: float) -> float:
@@ -89,35 +93,9 @@ def lower_epsilon_vector(mechanism: Mechanism, count: int, delta: float) -> floa
     one = PLD().compose(one_coordinate_neighbour(mechanism), count).lower_epsilon(delta)
     if mechanism.sensitivity.dim == 1:
         return one
-    return max(one, _spread_epsilon(spread_neighbour(mechanism, count), delta))
-
-
-def _spread_epsilon(ledger: Ledger, delta: float) -> float:
-    """PLD's lower bound, less what the rounding of the merged masses may have added."""
-    ((release, count),) = ledger.entries
-    if not isinstance(release, _SpreadRelease):
-        return PLD().compose_ledger(ledger).lower_epsilon(delta)
-    # Masses off by a factor e^(±r) each: e^epsilon is off by e^(2r) at most, delta by e^r.
-    off = count * release.spread.rounding
-    raised = delta * math.exp(off)
-    if raised >= 1:
-        return 0.0
-    return max(0.0, PLD().compose_ledger(ledger).lower_epsilon(raised) - 2 * off)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SpreadRelease(Mechanism):
-    """A sampled release as the spread neighbour sees it; ``sensitivity`` is of one coordinate."""
-
-    coordinates: int
-
-    @property
-    def spread(self) -> SpreadPair:
-        return spread_pair(self.noise, self.sensitivity.bound, self.coordinates)
-
-    def base_pair(self) -> DominatingPair:
-        """The pair of the merged sum of losses: exchanging P and Q turns it over."""
-        return self.spread.pair
+    spread = spread_neighbour(mechanism, count)
+    lower = PLD().compose_ledger(spread).lower_epsilon
+    return max(one, less_rounding(lower, delta, rounding_of(spread)))
 
 
 def _independent(mechanism: Mechanism) -> Mechanism:

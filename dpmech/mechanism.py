@@ -20,6 +20,7 @@ from dpmech.spherical import Spherical
 
 Norm = Literal["l1", "l2", "linf"]
 _NORMS: tuple[str, ...] = get_args(Norm)
+_POWERS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
 # Whatever their parameters; the Gaussian is as a vector, too.
 _LOG_CONCAVE = (Laplace, TruncatedLaplace, OffsetGaussian, FlippedHuber, Logistic)
 
@@ -38,6 +39,14 @@ class Sensitivity:
         checked_positive("sensitivity", self.bound)
         if not (isinstance(self.dim, int) and self.dim >= 1):
             raise ValueError(f"Expected dim={self.dim} to be a whole number, 1 or above.")
+
+    def spread(self, coordinates: int) -> float:
+        """What each of ``coordinates`` changes by when the bound is spread evenly over them.
+
+        >>> Sensitivity(norm="l2", bound=1.0, dim=4).spread(4)
+        0.5
+        """
+        return self.bound * coordinates ** (-1 / _POWERS[self.norm])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ probabilist's Hermite polynomial, ``c`` middle of a cell in sigmas.
 from __future__ import annotations
 
 import decimal
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -42,6 +43,16 @@ class PreciseTable:
 
     table: WholeTable
     distance: float
+
+
+def extra_delta(distance: float, epsilon: float) -> float:
+    """What to add to a delta at ``epsilon`` for draws within ``distance`` of the accounted law.
+
+    With M' within D of M in total variation under every input, P(M'(x) in A) is at most
+    P(M(x) in A) + D, which is at most e^epsilon P(M(x') in A) + delta + D, and that at most
+    e^epsilon P(M'(x') in A) + delta + (1 + e^epsilon) D.
+    """
+    return distance * (1 + math.exp(epsilon))
 
 
 def _in_decimals(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -23,7 +23,7 @@ from dpmech.drawing import BITS, Bits, Whole, WholeTable, secret_words
 from dpmech.lattice import LatticeNoise
 from dpmech.mechanism import Mechanism, Sensitivity
 from dpmech.noise import Floats, Noise
-from dpmech.precise import rounded_table
+from dpmech.precise import extra_delta, rounded_table
 from dpmech.sampling import Sampling
 
 _LARGEST = 2.0**52  # steps: halves are still exact
@@ -99,13 +99,8 @@ class ExactRelease:
         return 0.0 if self.sensitivity.dim == 1 else rounded_table(self.law, self.step).distance
 
     def extra_delta(self, epsilon: float, releases: int = 1) -> float:
-        """What to add to an accountant's delta at ``epsilon``, for all releases together.
-
-        With M' within D of M under every input, P(M'(x) in A) is at most P(M(x) in A) + D, which
-        is at most e^epsilon P(M(x') in A) + delta + D, and so on: (1 + e^epsilon) D, D being the
-        sum over releases and coordinates.
-        """
-        return releases * self.sensitivity.dim * self.distance * (1 + math.exp(epsilon))
+        """What to add to an accountant's delta at ``epsilon``, for all releases together."""
+        return extra_delta(releases * self.sensitivity.dim * self.distance, epsilon)
 
     @property
     def steps(self) -> float:

@@ -10,7 +10,6 @@ Symbols: ``n`` parties, ``m`` honest shares that are sure to be in the sum, ``D`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ import numpy as np
 from dpmech.discrete import DiscreteLaplace
 from dpmech.drawing import Bits, Whole, secret_words
 from dpmech.noise import Shape
-from dpmech.precise import PreciseTable, negative_binomial_table, poisson_table
+from dpmech.precise import PreciseTable, extra_delta, negative_binomial_table, poisson_table
 from dpmech.skellam import Skellam
 
 _BITS = (2, 62)
@@ -71,8 +70,8 @@ class SharedNoise:
         return 2 * self.honest * self._half.distance
 
     def extra_delta(self, epsilon: float, *, coordinates: int = 1, releases: int = 1) -> float:
-        """What the tables add to an accountant's delta at ``epsilon``: (1 + e^epsilon) D in all."""
-        return coordinates * releases * self.distance * (1 + math.exp(epsilon))
+        """What the tables add to an accountant's delta at ``epsilon``, for all releases."""
+        return extra_delta(coordinates * releases * self.distance, epsilon)
 
     def masked(self, values: Whole, *, bits: int, words: Bits = secret_words) -> Whole:
         """One party's whole values with its share, modulo 2^``bits``: what it sends."""

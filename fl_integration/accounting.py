@@ -66,13 +66,7 @@ def scalar_release(noise: Noise, *, bound: float, rate: float) -> Mechanism:
         NoDominatingPair: from a law without a pair, and from one on the whole numbers.
         ValueError: for a guarantee in the place of a noise.
     """
-    if isinstance(noise, Guarantee):
-        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
-    if isinstance(noise, DiscreteNoise):
-        raise NoDominatingPair(
-            f"{noise} protects whole numbers only, and a sum of real ones is none.",
-            "Use a law with a density, such as gaussian, laplace or a searched one.",
-        )
+    check_has_density(noise)
     mechanism = Mechanism(
         noise=noise,
         sensitivity=Sensitivity(norm="l2", bound=bound, dim=1),
@@ -81,6 +75,22 @@ def scalar_release(noise: Noise, *, bound: float, rate: float) -> Mechanism:
     )
     _ = mechanism.pairs()  # raises NoDominatingPair before anybody is asked
     return mechanism
+
+
+def check_has_density(noise: Noise) -> None:
+    """Refuse what cannot be added to a sum of real numbers.
+
+    Raises:
+        ValueError: for a guarantee in the place of a noise. NoDominatingPair: for noise on the
+            whole numbers.
+    """
+    if isinstance(noise, Guarantee):
+        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
+    if isinstance(noise, DiscreteNoise):
+        raise NoDominatingPair(
+            f"{noise} protects whole numbers only, and a sum of real ones is none.",
+            "Use a law with a density, such as gaussian, laplace or a searched one.",
+        )
 
 
 def sampling_rate(config: FederatedConfig, clients: int) -> float:

@@ -12,9 +12,7 @@ import numpy as np
 from accountants import Ledger, accountant_named
 from accountants.rdp import renyi_divergence
 from dpmech import Mechanism, NoDominatingPair, Noise, Sampling, Sensitivity
-from dpmech.discrete import DiscreteNoise
-from dpmech.guarantee import Guarantee
-from fl_integration.accounting import ledger_epsilon
+from fl_integration.accounting import check_has_density, ledger_epsilon
 
 
 def gradient_release(noise: Noise, *, dim: int, rate: float) -> Mechanism:
@@ -37,13 +35,7 @@ def gradient_release(noise: Noise, *, dim: int, rate: float) -> Mechanism:
     >>> gradient_release(Gaussian(sigma=1.0), dim=10, rate=0.01).sensitivity.bound
     1.0
     """
-    if isinstance(noise, Guarantee):
-        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
-    if isinstance(noise, DiscreteNoise):
-        raise NoDominatingPair(
-            f"{noise} protects whole numbers only, and a sum of gradients is none.",
-            "Use a law with a density, such as gaussian, spherical-gg or gg.",
-        )
+    check_has_density(noise)
     release = Mechanism(
         noise=noise,
         sensitivity=Sensitivity(norm="l2", bound=1.0, dim=dim),

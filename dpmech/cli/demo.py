@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from dpmech.cli._settings import Settings, read, written
 
 if TYPE_CHECKING:
     from dpmech import Noise
-    from fl_integration import TrainReport
+    from fl_integration import TrainReport, TrainRequest
     from fl_integration.ladder import Rung
     from optimizer_search import SearchProblem, SearchResult
 
@@ -150,37 +151,31 @@ def _rungs(out: Path, *, model: str, rounds: int, cohort: float) -> list[Rung]:
         for epsilon, population in _FORECASTS
     }
     settings["non-private"] = {**common, "rounds": rounds, "non_private": True}
-    settings["private"] = _head_alone(common, users=len(data.clients))
+    settings["private"] = {**common, "epsilon": _HONEST_EPSILON}
     rungs: list[Rung] = []
     for name, given in settings.items():
         request = request_of(given, out / "runs" / name)
         if isinstance(request, TrainRequest):
+            if name == "private":
+                request = _head_alone(request, users=len(data.clients))
             text = written(settings_of(request, given))
             rungs.append(Rung(name=name, request=request, settings=text))
     return rungs
 
 
-def _head_alone(common: Settings, *, users: int) -> Settings:
+def _head_alone(request: TrainRequest, *, users: int) -> TrainRequest:
     """The head start of the others with all of epsilon, and nothing after it.
 
     So few users cannot pay for the noise on an adapter, but for that on a head they can: everybody
     takes part in every round, which costs little where features are computed once.
     """
-    start = common["head_start"]
-    return {
-        **read("probe"),
-        **_TEXTS,
-        "model": common["model"],
-        "epsilon": _HONEST_EPSILON,
-        "cohort": float(users),
-        "rounds": start["rounds"],
-        "eval_every": start["rounds"],
-        "clip": start["clip"],
-        "server_lr": start["lr"],
-        "local_lr": 1.0,
-        "head_multiplier": 1.0,
-        "average": 0.9,
-    }
+    from fl_integration.plans import probe_of
+
+    start = request.config.head_start
+    if start is None:
+        raise ValueError(f"Expected the preset {_SYSTEM} with a head start.")
+    probe = probe_of(request.config, start, clients=users)
+    return replace(request, config=replace(probe, eval_every=start.rounds))
 
 
 def _trained(
