@@ -95,19 +95,19 @@ class ClippedSum:
             raise ValueError(f"Expected one flat delta, got shape {tuple(delta.shape)}.")
         self.add_rows(delta.unsqueeze(0))
 
-    def add_rows(self, rows: Tensor) -> None:
+    def add_rows(self, rows: Tensor, at: slice = slice(None)) -> None:
         """Clip the deltas of some clients, one a row, and add them: `add` for many at once.
 
         Arguments:
             rows: (clients, d), on any device; about `ROWS` numbers a call stay in the cache.
+            at: the coordinates that the rows are of; 0 elsewhere.
 
         Raises:
-            ValueError: when the rows have another length than the sum.
+            ValueError: when the rows have another length than that part of the sum.
         """
-        if rows.ndim != 2 or rows.shape[1] != self._sum.numel():
-            raise ValueError(
-                f"Expected deltas of {self._sum.numel()} numbers, got shape {tuple(rows.shape)}."
-            )
+        size = self._sum[at].numel()
+        if rows.ndim != 2 or rows.shape[1] != size:
+            raise ValueError(f"Expected deltas of {size} numbers, got shape {tuple(rows.shape)}.")
         wide = rows.detach().double()
         norms = torch.linalg.vector_norm(wide, dim=1)
         if self._norms is not None:
@@ -117,10 +117,10 @@ class ClippedSum:
         plain = (norms > SAFE_NORMS[0]) & (norms < SAFE_NORMS[1])
         if not bool(plain.all()):
             for row in wide[~plain]:
-                self._sum += clip_flat(row, self._bound, margin=SUM_MARGIN).to(wide.device)
+                self._sum[at] += clip_flat(row, self._bound, margin=SUM_MARGIN).to(wide.device)
             wide, norms = wide[plain], norms[plain]
         factors = torch.ones_like(norms) if self._limit is None else self._limit / norms
-        self._sum.addmv_(wide.T, factors.clamp(max=1.0))
+        self._sum[at].addmv_(wide.T, factors.clamp(max=1.0))
 
     def add_linear(self, left: Tensor, right: Tensor, head: slice) -> None:
         """Clip and add deltas that are a linear layer's: a product of two vectors each.

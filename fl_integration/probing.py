@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fl_integration.batches import length_sorted_batches
 from fl_integration.client import Tokens, chosen
-from fl_integration.clipping import ClippedSum
+from fl_integration.clipping import ROWS, ClippedSum
 from fl_integration.cohort import Cohort, Round, merged_sum
 from fl_integration.tasks import Classifier
 
@@ -182,16 +182,21 @@ def _joined(parts: Sequence[_Features]) -> _Features:
 
 def _add(total: ClippedSum, taken: _Features, left: Tensor, head: slice) -> None:
     """Add the clients' deltas: products of the rows of ``left`` (n, K) and of the features."""
-    owners = taken.owners
-    if owners is None or bool((torch.bincount(owners) <= 1).all()):
+    if taken.owners is None:
         total.add_linear(left, taken.x, head)
         return
-    for client in owners.unique():
-        mine = owners == client
-        delta = torch.zeros(head.stop, dtype=torch.float64)
-        products = left[mine].T @ taken.x[mine]
-        delta[head] = torch.cat([products.reshape(-1), left[mine].sum(0)])
-        total.add(delta)
+    sizes = torch.bincount(taken.owners)
+    for size in sizes[sizes > 0].unique().tolist():  # clients of as many texts go together
+        mine = (sizes == size)[taken.owners]
+        mine_left, mine_x = left[mine], taken.x[mine]
+        if size == 1:
+            total.add_linear(mine_left, mine_x, head)
+            continue
+        at_once = size * max(1, ROWS // (head.stop - head.start))
+        for some_left, some_x in zip(mine_left.split(at_once), mine_x.split(at_once), strict=True):
+            grouped = some_left.unflatten(0, (-1, size))
+            products = grouped.mT @ some_x.unflatten(0, (-1, size))
+            total.add_rows(torch.cat([products.flatten(1), grouped.sum(1)], dim=1), head)
 
 
 def _head(flat: Tensor, *, labels: int) -> tuple[Tensor, Tensor]:
