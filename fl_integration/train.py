@@ -121,11 +121,12 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     plans = plans_for(request, space, clients=len(data.clients))
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
     with joined() as group:
-        phase = partial(_phase, space, tokens, group=group)
+        phase, before = partial(_phase, space, tokens, group=group), 0.0
         if config.head_start is not None:
             probe = probe_of(config, config.head_start, clients=len(data.clients))
-            phase(probe, plans.head_start, out / "head-start")
-        report = replace(phase(config, plans.main, out, progress=progress), model=request.model)
+            before = phase(probe, plans.head_start, out / "head-start").seconds
+        report = phase(config, plans.main, out, progress=progress)
+        report = replace(report, model=request.model, seconds=round(before + report.seconds, 1))
         if group.rank == 0:
             _written(request, report, space)
     return report

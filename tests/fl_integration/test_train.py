@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.report import TrainReport
 from fl_integration.systems import space_for
 from fl_integration.train import TrainRequest, train
+
+train_module = import_module("fl_integration.train")
 
 
 @pytest.fixture
@@ -130,6 +133,17 @@ def test_a_head_start_hands_its_head_on(request_file: TrainRequest) -> None:
         replace(request_file, config=replace(still, head_start=start), out=request_file.out / "w")
     )
     assert warm.final_accuracy > max(0.9, cold.final_accuracy)
+
+
+def test_seconds_are_those_of_the_head_start_too(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phase, took = train_module._phase, iter((2.5, 0.75))
+    monkeypatch.setattr(
+        train_module, "_phase", lambda *a, **k: replace(phase(*a, **k), seconds=next(took))
+    )
+    config = replace(request_file.config, system="lora", head_start=HeadStart(rounds=2))
+    assert train(replace(request_file, config=config)).seconds == round(3.25, 1)
 
 
 def test_a_head_start_is_forecast_with_its_run(request_file: TrainRequest) -> None:
