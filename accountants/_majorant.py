@@ -47,6 +47,7 @@ from dpmech import (
     Staircase,
 )
 from dpmech.discrete import DiscreteGaussian, DiscreteLaplace
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.loss import AtomicPair, pair_of
 from dpmech.noise import Floats
 from dpmech.skellam import Skellam
@@ -74,14 +75,15 @@ def curvature(noise: Noise) -> float:
     return math.inf
 
 
-@curvature.register
-def _(noise: Gaussian) -> float:
-    del noise
-    return 0.0
-
-
-@curvature.register
-def _(noise: Laplace) -> float:
+@curvature.register(Gaussian)
+@curvature.register(Laplace)
+@curvature.register(OffsetGaussian)
+@curvature.register(FlippedHuber)
+@curvature.register(Logistic)
+@curvature.register(DiscreteGaussian)
+@curvature.register(DiscreteLaplace)
+@curvature.register(Skellam)
+def _(noise: Noise) -> float:
     del noise
     return 0.0
 
@@ -89,14 +91,6 @@ def _(noise: Laplace) -> float:
 @curvature.register
 def _(noise: GeneralizedGaussian) -> float:
     return 0.0 if noise.beta >= 1 else math.inf
-
-
-@curvature.register(DiscreteGaussian)
-@curvature.register(DiscreteLaplace)
-@curvature.register(Skellam)
-def _(noise: Noise) -> float:
-    del noise
-    return 0.0
 
 
 @curvature.register

@@ -3,10 +3,15 @@
 Symbols: ``f`` density of the noise, ``s`` shift, ``l`` loss before sampling, ``q`` sampling rate,
 ``alpha`` order > 1, ``H = ln(f(x - s)^alpha f(x)^(1 - alpha))``, the log of the moment's integrand.
 
-Such laws are exp(-(|x|/scale)^beta) with beta >= 1. Beyond s, H' is -(beta/scale^beta) x^(beta-1)
-(1 + alpha ((1 - s/x)^(beta-1) - 1)); both factors rise with x, so that from where H falls it is
-concave, and the integral beyond X is at most e^H(X) / -H'(X). A sampled ratio is at most c e^l
-beyond X, with c = q + (1 - q) e^-l(X).
+With the score g = (ln f)' < 0, H' = g(x) (1 + alpha (g(x - s)/g(x) - 1)). Where H falls and is
+concave from there on, the integral beyond X is at most e^H(X) / -H'(X). That is so beyond s for
+
+* exp(-(|x|/scale)^beta) with beta >= 1: both factors of H' grow in size with x,
+* the offset Gaussian, where H is a parabola, as for the flipped Huber law beyond s + alpha,
+* the logistic law, where H'' is -(alpha sech^2((x - s)/2b) - (alpha - 1) sech^2(x/2b)) / 2b^2 and
+  sech falls.
+
+A sampled ratio is at most c e^l beyond X, with c = q + (1 - q) e^-l(X).
 """
 
 from __future__ import annotations
@@ -19,12 +24,14 @@ import numpy as np
 
 from dpmech import Gaussian, GeneralizedGaussian, Laplace, LaplaceMixture, Noise
 from dpmech.cells import EPS
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.loss import DominatingPair, PeakedPair, SubsampledPair
 from dpmech.noise import Floats
 from dpmech.relations import SubstitutionPair
 
 # The slope's rounding: tails that matter to no digit may be a percent larger.
 _SLOPE = 0.99
+_STEEP = 1e299  # a score beyond this may have been cut off
 # A tail this much smaller (in logarithms) than the integrand before it is small enough.
 _NEGLIGIBLE = 60.0
 _REACH = 1.5 ** np.arange(120, dtype=np.float64)
@@ -32,11 +39,10 @@ _REACH = 1.5 ** np.arange(120, dtype=np.float64)
 
 @dataclass(frozen=True, kw_only=True)
 class _Tail:
-    """The tail of a pair whose density is exp(-(|x|/scale)^beta), at sampling rate ``rate``."""
+    """A pair's tail at sampling rate ``rate``: beyond ``start``, H is concave where it falls."""
 
     base: PeakedPair
-    scale: float
-    beta: float
+    start: float
     rate: float
 
     def log_integrand(self, orders: Floats, x: Floats) -> tuple[Floats, Floats]:
@@ -54,12 +60,13 @@ class _Tail:
     def log_beyond(self, orders: Floats, x: Floats) -> Floats:
         """ln of a bound on the moment beyond each x; inf where H still rises."""
         height, rounding = self.log_integrand(orders, x)
-        power = self.beta - 1
-        fall = 1 + orders[:, None] * np.expm1(power * np.log1p(-self.base.shift / x))
-        log_slope = math.log(self.beta / self.scale) + power * np.log(x / self.scale)
+        here = -self.base.noise.score(x)
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_slope = log_slope + np.log(_SLOPE * fall)
-        return np.where(fall > 0.01, height + rounding - log_slope, np.inf)
+            fall = 1 - orders[:, None] * (1 + self.base.noise.score(x - self.base.shift) / here)
+            fall -= 32 * EPS * orders[:, None]
+            log_slope = np.log(_SLOPE * fall) + np.log(here)
+        known = (fall > 0.01) & (x > self.start) & (here < _STEEP)
+        return np.where(known, height + rounding - log_slope, np.inf)
 
 
 def is_known(pair: DominatingPair) -> bool:
@@ -100,18 +107,16 @@ def _tail_of(pair: DominatingPair) -> _Tail | None:
         base, rate = pair.base, pair.rate
     if not isinstance(base, PeakedPair):
         return None
-    power = _power_law(base.noise)
-    return power and _Tail(base=base, scale=power[0], beta=power[1], rate=rate)
+    if not _has_tail(base.noise):
+        return None
+    bend = base.noise.alpha if isinstance(base.noise, FlippedHuber) else 0.0
+    return _Tail(base=base, start=base.shift + bend, rate=rate)
 
 
-def _power_law(noise: Noise) -> tuple[float, float] | None:
-    """(scale, beta) of a density exp(-(|x|/scale)^beta), beta >= 1."""
-    if isinstance(noise, Gaussian):
-        return noise.sigma * math.sqrt(2), 2.0
-    if isinstance(noise, Laplace):
-        return noise.b, 1.0
-    if isinstance(noise, GeneralizedGaussian) and noise.beta >= 1:
-        return noise.scale, noise.beta
-    if isinstance(noise, LaplaceMixture) and len(noise.scales) == 1:
-        return noise.scales[0], 1.0
-    return None
+def _has_tail(noise: Noise) -> bool:
+    """Whether the law is one of those above."""
+    if isinstance(noise, GeneralizedGaussian):
+        return noise.beta >= 1
+    if isinstance(noise, LaplaceMixture):
+        return len(noise.scales) == 1
+    return isinstance(noise, Gaussian | Laplace | OffsetGaussian | FlippedHuber | Logistic)

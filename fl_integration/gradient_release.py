@@ -53,7 +53,7 @@ def _refuse_unbounded(release: Mechanism) -> None:
         raise NoDominatingPair(
             f"No bound is proved for {release.noise} on a vector of "
             f"dim={release.sensitivity.dim}: no finite Rényi divergence is known for it.",
-            "Use gaussian, spherical-gg, gg, laplace or lmo noise.",
+            "Use gaussian, spherical-gg, gg, laplace, logistic or lmo noise.",
         )
 
 

@@ -26,6 +26,7 @@ from dpmech import (
     Sensitivity,
     Staircase,
 )
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.loss import Direction, DominatingPair
 
 MIXTURE = LaplaceMixture(scales=(0.5, 5.0), weights=(0.3, 0.7))
@@ -151,7 +152,14 @@ def test_bounds_hold_on_any_cells(noise: Noise, tolerance: float) -> None:
 @pytest.mark.parametrize("rate", [1.0, 0.05])
 @pytest.mark.parametrize(
     "noise",
-    [Gaussian(sigma=0.7), GeneralizedGaussian(scale=1.0, beta=1.4), Laplace(b=0.5)],
+    [
+        Gaussian(sigma=0.7),
+        GeneralizedGaussian(scale=1.0, beta=1.4),
+        Laplace(b=0.5),
+        Logistic(scale=0.4),
+        OffsetGaussian(sigma=0.9, offset=0.5),
+        FlippedHuber(sigma=0.8, alpha=1.0),
+    ],
     ids=str,
 )
 def test_the_tail_is_bounded_and_closely(noise: Noise, rate: float) -> None:
@@ -163,6 +171,13 @@ def test_the_tail_is_bounded_and_closely(noise: Noise, rate: float) -> None:
         want = np.log(integrate.quad(integrand, start, start + 30, epsabs=0, epsrel=1e-9)[0])
         got = log_tail(pair(noise, rate), np.array([order]), start)[0]
         assert want <= got <= want + 0.3
+
+
+def test_a_flipped_huber_tail_is_known_beyond_its_bend_only() -> None:
+    """In the middle the shifted density is Laplace's, and H falls there before it rises again."""
+    run, orders = pair(FlippedHuber(sigma=1.0, alpha=3.0)), np.array([1.5, 3.0])
+    assert np.all(np.isinf(log_tail(run, orders, 3.9)))
+    assert np.all(np.isfinite(log_tail(run, orders, 4.1)))
 
 
 def test_the_tail_beyond_the_cells_counts() -> None:

@@ -37,6 +37,7 @@ from dpmech import (
 )
 from dpmech.discrete import DiscreteGaussian, DiscreteLaplace, DiscreteNoise
 from dpmech.lattice import LatticeNoise
+from dpmech.logconcave import FlippedHuber, Logistic, OffsetGaussian
 from dpmech.loss import SubsampledPair, pair_of
 from dpmech.mechanism import Norm
 from dpmech.skellam import Skellam
@@ -54,6 +55,9 @@ LAWS: tuple[Noise, ...] = (
     GeneralizedGaussian(scale=1.0, beta=3.0),
     GeneralizedGaussian(scale=1.0, beta=0.7),
     Staircase.least_mean_abs(1.0),
+    OffsetGaussian(sigma=1.5, offset=0.5),
+    FlippedHuber(sigma=0.8, alpha=1.0),
+    Logistic(scale=0.6),
 )
 ORDERS = np.array([1.01, 1.5, 2.0, 5.0, 20.0, 64.0])
 DIMS = (1, 4, 16, 256, 4096)
