@@ -12,19 +12,17 @@ from functools import lru_cache
 from accountants import Ledger, accountant_named
 from dpmech import (
     Mechanism,
-    NoDominatingPair,
     Noise,
     PrivacyPlan,
     Sampling,
     Sensitivity,
     Unattainable,
 )
-from dpmech.discrete import DiscreteNoise
-from dpmech.guarantee import Guarantee
 from dpmech.plan import Entries
 from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation
+from fl_integration.proofs import check_bounded, check_has_density
 
 RELATION = "add-remove"  # one user's whole contribution, present or absent
 SLACK = 1e-6  # relative; a recomputed ε may differ from the written one by rounding
@@ -44,8 +42,10 @@ def mechanism_for(config: FederatedConfig, noise: Noise, *, clients: int, dim: i
         clients: N. dim: released coordinates.
 
     Raises:
-        ValueError: without a clip, or a cohort above ``clients``.
+        ValueError: without a clip, a cohort above ``clients``, a guarantee in the place of a noise.
+        NoDominatingPair: for noise on the whole numbers.
     """
+    check_has_density(noise)
     if config.clip is None:
         raise ValueError("Expected clip=None to be a number: noise without a clip protects no one.")
     return Mechanism(
@@ -75,22 +75,6 @@ def scalar_release(noise: Noise, *, bound: float, rate: float) -> Mechanism:
     )
     _ = mechanism.pairs()  # raises NoDominatingPair before anybody is asked
     return mechanism
-
-
-def check_has_density(noise: Noise) -> None:
-    """Refuse what cannot be added to a sum of real numbers.
-
-    Raises:
-        ValueError: for a guarantee in the place of a noise. NoDominatingPair: for noise on the
-            whole numbers.
-    """
-    if isinstance(noise, Guarantee):
-        raise ValueError(f"Expected a noise to add, got the guarantee {noise}; name a law.")
-    if isinstance(noise, DiscreteNoise):
-        raise NoDominatingPair(
-            f"{noise} protects whole numbers only, and a sum of real ones is none.",
-            "Use a law with a density, such as gaussian, laplace or a searched one.",
-        )
 
 
 def sampling_rate(config: FederatedConfig, clients: int) -> float:
@@ -169,7 +153,8 @@ def spending_for(
     **Guarantees**
 
     * A plan for another norm, clip, dimension, rate, number of rounds or neighbouring relation
-      is refused, and so is a law without a proved pair and a plan whose ε its noise does not keep.
+      is refused, and so is a law of which nothing is proved for such a vector, and a plan whose ε
+      its noise does not keep.
 
     Arguments:
         privacy: a plan, an extrapolation, or ``None`` without privacy. config: of the run.
@@ -214,7 +199,7 @@ def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: 
 
     Raises:
         ValueError: naming the first thing that differs, the plan's value and the run's.
-        NoDominatingPair: when the plan's law has no proved pair for this norm and dimension.
+        NoDominatingPair: when nothing is proved of the plan's law for this norm and dimension.
     """
     sensitivity = plan.mechanism.sensitivity
     check_same("norm", sensitivity.norm, "l2")
@@ -225,7 +210,8 @@ def check_plan(plan: PrivacyPlan, config: FederatedConfig, *, rate: float, dim: 
         raise ValueError(_mismatch("sampling rate", plan.mechanism.sampling.rate, rate))
     check_same("steps", plan.steps, config.rounds * releases_a_round(config))
     check_same("relation", plan.mechanism.relation, RELATION)
-    _ = plan.mechanism.pairs()  # raises NoDominatingPair before a single client is asked
+    check_has_density(plan.mechanism.noise)
+    check_bounded(plan.mechanism)
     _keeps_its_word(plan)
 
 

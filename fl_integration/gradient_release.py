@@ -7,12 +7,10 @@ sensitivity 1. The rate is that at which the batch is drawn.
 
 from __future__ import annotations
 
-import numpy as np
-
 from accountants import Ledger, accountant_named
-from accountants.rdp import renyi_divergence
-from dpmech import Mechanism, NoDominatingPair, Noise, Sampling, Sensitivity
-from fl_integration.accounting import check_has_density, ledger_epsilon
+from dpmech import Mechanism, Noise, Sampling, Sensitivity
+from fl_integration.accounting import ledger_epsilon
+from fl_integration.proofs import accountant_for, check_bounded, check_has_density
 
 
 def gradient_release(noise: Noise, *, dim: int, rate: float) -> Mechanism:
@@ -41,30 +39,8 @@ def gradient_release(noise: Noise, *, dim: int, rate: float) -> Mechanism:
         sensitivity=Sensitivity(norm="l2", bound=1.0, dim=dim),
         sampling=Sampling(rate=rate),
     )
-    _refuse_unbounded(release)
+    check_bounded(release)
     return release
-
-
-def _refuse_unbounded(release: Mechanism) -> None:
-    """Refuse before anything is trained what no accountant could say a number about after it."""
-    if accountant_for(release) == "rdp" and not np.any(
-        np.isfinite(renyi_divergence(release, (1.01, 2.0)))
-    ):
-        raise NoDominatingPair(
-            f"No bound is proved for {release.noise} on a vector of "
-            f"dim={release.sensitivity.dim}: no finite Rényi divergence is known for it.",
-            "Use gaussian, spherical-gg, gg, laplace, logistic or lmo noise.",
-        )
-
-
-def accountant_for(*releases: Mechanism) -> str:
-    """The accountant that proves most: ``pld``, or ``rdp`` where one of them has no pair."""
-    try:
-        for release in releases:
-            _ = release.pairs()
-    except NoDominatingPair:
-        return "rdp"
-    return "pld"
 
 
 def spent(ledger: Ledger, delta: float) -> float:

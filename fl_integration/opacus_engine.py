@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from accountants import Ledger, calibrate_scale
 from dpmech import Noise, Target
 from dpmech.noise import checked_positive
-from fl_integration.gradient_release import accountant_for, gradient_release
+from fl_integration.gradient_release import gradient_release
 from fl_integration.opacus_accountant import LEDGER, LedgerAccountant
 from fl_integration.opacus_ghost import GHOST_MARGIN, GhostCriterion, GhostLawOptimizer
 from fl_integration.opacus_optimizers import LawOptimizer, Step
 from fl_integration.opacus_options import EngineOptions
+from fl_integration.proofs import accountant_for
 
 try:
     from opacus import PrivacyEngine

@@ -12,6 +12,7 @@ from fl_integration.accounting import mechanism_for, releases_a_round
 from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation, extrapolate
 from fl_integration.options import HeadStart
+from fl_integration.proofs import accountant_for, check_bounded
 from fl_integration.scalars import entries_of, scalar_mechanism
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import released_dim
@@ -50,6 +51,9 @@ def plan_for(
 ) -> PrivacyPlan:
     """Calibrate a noise family for a configuration: its clip, its rate and its rounds.
 
+    By PLD where the law has a dominating pair on such a vector; independent coordinates of another
+    law are accounted by their joint Rényi moments (mathematics.md §6.3).
+
     Arguments:
         config: clip, cohort, rounds. noise: the family. target: (ε, δ). clients: N.
         dim: the most coordinates that a round releases. others: what is released beside.
@@ -57,10 +61,13 @@ def plan_for(
     Raises:
         ValueError: without a clip. NoDominatingPair, Unattainable: from the calibration.
     """
+    release = mechanism_for(config, noise, clients=clients, dim=dim)
+    check_bounded(release)
     return calibrate_scale(
-        mechanism_for(config, noise, clients=clients, dim=dim),
+        release,
         target,
         steps=config.rounds * releases_a_round(config),
+        accountant=accountant_for(release, *(other for other, _ in others)),
         others=others,
     )
 
