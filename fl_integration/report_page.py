@@ -60,10 +60,12 @@ def bytes_text(count: int | None) -> str:
 def rounded_up(epsilon: float) -> str:
     """An upper bound in five digits, never below it.
 
-    >>> rounded_up(1.82821)
-    '1.8283'
+    >>> rounded_up(1.82821), rounded_up(1e-5)
+    ('1.8283', '1e-05')
     """
-    return f"{Context(prec=5, rounding=ROUND_CEILING).create_decimal(Decimal(epsilon)):g}"
+    # by its shortest text: 1e-5 is a little more than its decimal, and no sixth digit is
+    exact = Decimal(repr(float(epsilon)))
+    return f"{float(Context(prec=5, rounding=ROUND_CEILING).create_decimal(exact)):g}"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
