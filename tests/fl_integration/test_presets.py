@@ -43,7 +43,7 @@ TERMS = {
     "fedlpp-dp": Terms(system="lora"),
     "ffa-lora": Terms(system="ffa-lora", started=60),
     "rolora": Terms(system="rolora", started=60),
-    "dp-sgd-lora": Terms(system="lora", unit="example", sampled=0.1, sent=False),
+    "dp-sgd-lora": Terms(system="lora", unit="example", sampled=0.1, sent=False, started=30),
     "probe": Terms(system="probe"),
     "full": Terms(system="full"),
     "non-private": Terms(system="lora", private=False),
