@@ -143,10 +143,9 @@ class FederatedConfig:
 
     def _check_unit(self) -> None:
         """What only goes together with one unit of privacy."""
-        if self.head_start is not None and (self.silos is not None or self.system == "full"):
+        if self.head_start is not None and self.silos is not None:
             raise ValueError(
-                f"Expected no head_start with silos={self.silos} and system={self.system!r}: it is"
-                " noised at the server, before adapters."
+                f"Expected no head_start with silos={self.silos}: it is noised at the server."
             )
         if self.silos is not None and self.unit != "example":
             raise ValueError(

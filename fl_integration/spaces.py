@@ -214,14 +214,68 @@ class FullSpace(FlatSpace):
 
     def _install(self, parameters: Sequence[nn.Parameter] | None, rank: int) -> None:
         check_rank(rank, self.rank)
-        for name, parameter in zip(self.names, parameters or self._stored, strict=True):
-            module, _, leaf = name.rpartition(".")
-            setattr(self.classifier.get_submodule(module), leaf, parameter)
+        put(self.classifier, self.names, parameters or self._stored)
+
+
+class HeadSpace(FlatSpace):
+    """The head of a classifier alone, the same at every rank: what a head start trains.
+
+    The encoder may carry adapters, or be trained later; here it does not move.
+
+    Args:
+        classifier: with a head of its own.
+        rank, alpha, scale: of the run that the head is for; nothing here depends on them.
+    Raises:
+        ValueError: there is no head to train.
+    """
+
+    def __init__(
+        self, classifier: TextModel, *, rank: int = 1, alpha: float = 1.0, scale: Scale = "fixed"
+    ) -> None:
+        self._stored = head_parameters(classifier)
+        if not self._stored:
+            raise ValueError(
+                f"Expected a model with a head to start, got a {type(classifier).__name__} without"
+                " one; leave head_start out."
+            )
+        self.classifier, self.rank, self.alpha = classifier, rank, alpha
+        self.scale: Scale = scale
+        names = {id(p): name for name, p in classifier.named_parameters()}
+        self.names = tuple(names[id(p)] for p in self._stored)
+
+    def scale_at(self, rank: int) -> float:
+        """1: there is no product of adapters."""
+        check_rank(rank, self.rank)
+        return 1.0
+
+    def export(self, folder: str | Path, rank: int) -> None:
+        """Write the head as `head.safetensors` (weight, bias)."""
+        check_rank(rank, self.rank)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        leaves = [name.rpartition(".")[2] for name in self.names]
+        state = portable(dict(zip(leaves, self._stored, strict=True)))
+        write_atomically(target / HEAD_FILE, save(state, metadata={"format": "pt"}))
+
+    def _slices(self, rank: int) -> list[Tensor]:
+        check_rank(rank, self.rank)
+        return list(self._stored)
+
+    def _install(self, parameters: Sequence[nn.Parameter] | None, rank: int) -> None:
+        check_rank(rank, self.rank)
+        put(self.classifier, self.names, parameters or self._stored)
 
 
 def head_parameters(classifier: TextModel) -> list[nn.Parameter]:
     """The parameters of a classifier's own head, if it has one."""
     return [] if classifier.head is None else list(classifier.head.parameters())
+
+
+def put(classifier: TextModel, names: Sequence[str], parameters: Sequence[nn.Parameter]) -> None:
+    """Let a classifier run on parameters under some of its names."""
+    for name, parameter in zip(names, parameters, strict=True):
+        module, _, leaf = name.rpartition(".")
+        setattr(classifier.get_submodule(module), leaf, parameter)
 
 
 def portable(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_integration.adapters import AdapterSpace
 from fl_integration.config import FederatedConfig, System
-from fl_integration.spaces import FlatSpace, FullSpace
+from fl_integration.spaces import FlatSpace, FullSpace, HeadSpace
 from fl_integration.tasks import TextModel
 
 # By system: the parts that its rounds train, in turn.
@@ -26,7 +26,13 @@ _TURNS: dict[System, tuple[str, ...]] = {
 
 
 def space_for(classifier: TextModel, config: FederatedConfig) -> FlatSpace:
-    """The trainable vector of a configuration's system, its adapters drawn from the public seed."""
+    """The trainable vector of a configuration's system, its adapters drawn from the public seed.
+
+    Raises:
+        ValueError: an unfit model, or one without the head that a head start would train.
+    """
+    if config.head_start is not None:
+        head_space_for(classifier, config)
     if config.system == "full":
         return FullSpace(classifier)
     return AdapterSpace(
@@ -39,9 +45,17 @@ def space_for(classifier: TextModel, config: FederatedConfig) -> FlatSpace:
     )
 
 
+def head_space_for(classifier: TextModel, config: FederatedConfig) -> FlatSpace:
+    """The trainable vector of a head start (ValueError for a model without a head)."""
+    return HeadSpace(classifier, rank=config.rank, alpha=config.alpha, scale=config.scale)
+
+
 def check_space(space: FlatSpace, config: FederatedConfig) -> None:
     """ValueError where a space was made for another configuration."""
-    if (config.system == "full") != isinstance(space, FullSpace):
+    fitting = {"full": FullSpace, "probe": (HeadSpace, AdapterSpace)}.get(
+        config.system, AdapterSpace
+    )
+    if not isinstance(space, fitting):
         raise ValueError(
             f"Expected the space of system={config.system!r}, got a {type(space).__name__}."
         )

@@ -23,7 +23,7 @@ from fl_integration.report_page import report_page
 from fl_integration.rows import Task
 from fl_integration.sampler import Randomness
 from fl_integration.spaces import FlatSpace
-from fl_integration.systems import space_for
+from fl_integration.systems import head_space_for, space_for
 from fl_integration.units import as_unit
 
 
@@ -121,11 +121,12 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     plans = plans_for(request, space, clients=len(data.clients))
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
     with joined() as group:
-        phase, before = partial(_phase, space, tokens, group=group), 0.0
+        phase, before = partial(_phase, tokens, group=group), 0.0
         if config.head_start is not None:
             probe = probe_of(config, config.head_start, clients=len(data.clients))
-            before = phase(probe, plans.head_start, out / "head-start").seconds
-        report = phase(config, plans.main, out, progress=progress)
+            head = head_space_for(classifier, config)
+            before = phase(head, probe, plans.head_start, out / "head-start").seconds
+        report = phase(space, config, plans.main, out, progress=progress)
         report = replace(report, model=request.model, seconds=round(before + report.seconds, 1))
         if group.rank == 0:
             _written(request, report, space)
@@ -133,8 +134,8 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
 
 
 def _phase(  # noqa: PLR0913  # what a run is, and with whom
-    space: FlatSpace,
     tokens: Tokens,
+    space: FlatSpace,
     config: FederatedConfig,
     privacy: PrivacyPlan | Extrapolation | None,
     out: Path,

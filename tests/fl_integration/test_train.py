@@ -25,7 +25,7 @@ from dpmech import (
 from dpmech.discrete import DiscreteGaussian
 from dpmech.logconcave import Logistic
 from fl_integration.accounting import spending_for
-from fl_integration.config import FederatedConfig
+from fl_integration.config import FederatedConfig, System
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.models import load_model
 from fl_integration.options import HeadStart, SiloNoise
@@ -145,15 +145,19 @@ def test_independent_noise_is_accounted_as_a_vector_by_its_joint_moments(
     assert PLD().compose(scalar, plan.steps).epsilon(report.delta) < shown <= report.epsilon
 
 
-def test_a_head_start_is_a_phase_of_its_own_in_one_ledger(request_file: TrainRequest) -> None:
+@pytest.mark.parametrize("system", ["lora", "full"])
+def test_a_head_start_is_a_phase_of_its_own_in_one_ledger(
+    request_file: TrainRequest, system: System
+) -> None:
     start = HeadStart(share=0.5, rounds=3, cohort=20, lr=2.0)
-    config = replace(request_file.config, system="lora", head_start=start)
+    config = replace(request_file.config, system=system, head_start=start)
     request = replace(request_file, epsilon=3.0, config=config, pooled=2)
     report = train(request)
     first = PrivacyPlan.load(request.out / "head-start" / "plan.json")
     plan = PrivacyPlan.load(request.out / "plan.json")
     assert plan.others == first.entries
     assert (first.steps, first.target.epsilon) == (3, 1.5)
+    assert first.mechanism.sensitivity.dim == 2 * (64 + 1) < plan.mechanism.sensitivity.dim
     assert report.ledger == Ledger(entries=(*first.entries, (plan.mechanism, 4)))
     assert first.epsilon < report.epsilon <= 3.0 * (1 + 1e-6)
     alone = TrainReport.from_json(train(replace(request, out=request.out / "b")).to_json())
@@ -161,14 +165,24 @@ def test_a_head_start_is_a_phase_of_its_own_in_one_ledger(request_file: TrainReq
     assert replace(train(request), seconds=0) == replace(report, seconds=0)  # resumed, not repeated
 
 
-def test_a_head_start_hands_its_head_on(request_file: TrainRequest) -> None:
+@pytest.mark.parametrize("system", ["lora", "full"])
+def test_a_head_start_hands_its_head_on(request_file: TrainRequest, system: System) -> None:
     start = HeadStart(rounds=30, lr=5.0, clip=100.0)
-    still = replace(request_file.config, system="lora", clip=None, local_lr=1e-30)
+    still = replace(request_file.config, system=system, clip=None, local_lr=1e-30)
     cold = train(replace(request_file, config=still))
     warm = train(
         replace(request_file, config=replace(still, head_start=start), out=request_file.out / "w")
     )
     assert warm.final_accuracy > max(0.9, cold.final_accuracy)
+
+
+def test_a_model_without_a_head_gets_no_head_start(request_file: TrainRequest) -> None:
+    config = replace(request_file.config, system="lora", head_start=HeadStart(rounds=2))
+    request = replace(request_file, task="next-token", config=config)
+    for epsilon in (None, 3.0):
+        with pytest.raises(ValueError, match="a LanguageModel without one; leave head_start out"):
+            train(replace(request, epsilon=epsilon))
+    assert not request.out.exists()
 
 
 def test_seconds_are_those_of_the_head_start_too(
