@@ -14,11 +14,9 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from dpmech.files import write_atomically
 from dpmech.noise import checked_positive
 from fl_integration.models import default_targets
 from fl_integration.scales import Scale, check_rank, effective_scale
@@ -26,8 +24,8 @@ from fl_integration.spaces import (
     HEAD_FILE,
     FlatSpace,
     head_parameters,
-    portable,
     refuse_adapters,
+    write_tensors,
 )
 from fl_integration.tasks import TextModel
 
@@ -121,17 +119,11 @@ class AdapterSpace(FlatSpace):
         config = self.config(rank)
         config.inference_mode = True
         config.base_model_name_or_path = encoder.peft_config[ADAPTER].base_model_name_or_path
-        target.mkdir(parents=True, exist_ok=True)
         with self.use_rank(rank):
-            state = portable(get_peft_model_state_dict(encoder))
-            head = self.classifier.head
-            weights = portable({} if head is None else head.state_dict())
-        config.save_pretrained(str(target))
-        write_atomically(
-            target / "adapter_model.safetensors", save(state, metadata={"format": "pt"})
-        )
-        if weights:
-            write_atomically(target / HEAD_FILE, save(weights, metadata={"format": "pt"}))
+            config.save_pretrained(str(target))
+            write_tensors(target / "adapter_model.safetensors", get_peft_model_state_dict(encoder))
+            if self.classifier.head is not None:
+                write_tensors(target / HEAD_FILE, self.classifier.head.state_dict())
 
     def _slices(self, rank: int) -> list[Tensor]:
         """Views of the stored tensors at a rank, in the flat order."""

@@ -173,7 +173,45 @@ class LiveSlice:
             parameter.grad = None
 
 
-class FullSpace(FlatSpace):
+class PlainSpace(FlatSpace):
+    """Some of a classifier's own weights, the same at every rank: there is no product of adapters.
+
+    Args:
+        classifier: whose weights they are. named: what is trained, the head last.
+        rank, alpha, scale: of the run; nothing here depends on them.
+    """
+
+    def __init__(
+        self,
+        classifier: TextModel,
+        named: Sequence[tuple[str, nn.Parameter]],
+        *,
+        rank: int = 1,
+        alpha: float = 1.0,
+        scale: Scale = "fixed",
+    ) -> None:
+        self.classifier, self.rank, self.alpha = classifier, rank, alpha
+        self.scale: Scale = scale
+        self.names = tuple(name for name, _ in named)
+        self._stored = [parameter for _, parameter in named]
+
+    def scale_at(self, rank: int) -> float:
+        """1: there is no product of adapters."""
+        check_rank(rank, self.rank)
+        return 1.0
+
+    def _slices(self, rank: int) -> list[Tensor]:
+        check_rank(rank, self.rank)
+        return list(self._stored)
+
+    def _install(self, parameters: Sequence[nn.Parameter] | None, rank: int) -> None:
+        check_rank(rank, self.rank)
+        for name, parameter in zip(self.names, parameters or self._stored, strict=True):
+            module, _, leaf = name.rpartition(".")
+            setattr(self.classifier.get_submodule(module), leaf, parameter)
+
+
+class FullSpace(PlainSpace):
     """Every weight of a classifier: full fine-tuning, the reference that adapters are held against.
 
     There is one rank, 1. The flat vector is every parameter of the encoder in the order of its
@@ -187,44 +225,26 @@ class FullSpace(FlatSpace):
 
     def __init__(self, classifier: TextModel) -> None:
         refuse_adapters(classifier)
-        classifier.encoder.float()
-        self.classifier, self.rank, self.alpha, self.scale = classifier, 1, 1.0, "fixed"
+        classifier.encoder.float().requires_grad_()
         head = {id(p) for p in head_parameters(classifier)}
         named = list(classifier.named_parameters())  # the encoder's come first
         named.sort(key=lambda pair: id(pair[1]) in head)  # stable: the head goes last
-        self.names = tuple(name for name, _ in named)
-        self._stored = [parameter.requires_grad_() for _, parameter in named]
-
-    def scale_at(self, rank: int) -> float:
-        """1: there is no product of adapters."""
-        check_rank(rank, self.rank)
-        return 1.0
+        super().__init__(classifier, named)
 
     def export(self, folder: str | Path, rank: int) -> None:
         """Write all weights as `model.safetensors`, under the names of `names`."""
-        target = Path(folder)
-        tensors = self._slices(rank)
-        target.mkdir(parents=True, exist_ok=True)
-        state = dict(zip(self.names, tensors, strict=True))
-        write_atomically(target / MODEL_FILE, save(portable(state), metadata={"format": "pt"}))
-
-    def _slices(self, rank: int) -> list[Tensor]:
-        check_rank(rank, self.rank)
-        return list(self._stored)
-
-    def _install(self, parameters: Sequence[nn.Parameter] | None, rank: int) -> None:
-        check_rank(rank, self.rank)
-        put(self.classifier, self.names, parameters or self._stored)
+        state = dict(zip(self.names, self._slices(rank), strict=True))
+        write_tensors(Path(folder) / MODEL_FILE, state)
 
 
-class HeadSpace(FlatSpace):
+class HeadSpace(PlainSpace):
     """The head of a classifier alone, the same at every rank: what a head start trains.
 
     The encoder may carry adapters, or be trained later; here it does not move.
 
     Args:
         classifier: with a head of its own.
-        rank, alpha, scale: of the run that the head is for; nothing here depends on them.
+        rank, alpha, scale: of the run that the head is for.
     Raises:
         ValueError: there is no head to train.
     """
@@ -232,38 +252,20 @@ class HeadSpace(FlatSpace):
     def __init__(
         self, classifier: TextModel, *, rank: int = 1, alpha: float = 1.0, scale: Scale = "fixed"
     ) -> None:
-        self._stored = head_parameters(classifier)
-        if not self._stored:
+        if classifier.head is None:
             raise ValueError(
                 f"Expected a model with a head to start, got a {type(classifier).__name__} without"
                 " one; leave head_start out."
             )
-        self.classifier, self.rank, self.alpha = classifier, rank, alpha
-        self.scale: Scale = scale
-        names = {id(p): name for name, p in classifier.named_parameters()}
-        self.names = tuple(names[id(p)] for p in self._stored)
-
-    def scale_at(self, rank: int) -> float:
-        """1: there is no product of adapters."""
-        check_rank(rank, self.rank)
-        return 1.0
+        named = [(f"head.{name}", p) for name, p in classifier.head.named_parameters()]
+        super().__init__(classifier, named, rank=rank, alpha=alpha, scale=scale)
 
     def export(self, folder: str | Path, rank: int) -> None:
         """Write the head as `head.safetensors` (weight, bias)."""
-        check_rank(rank, self.rank)
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        leaves = [name.rpartition(".")[2] for name in self.names]
-        state = portable(dict(zip(leaves, self._stored, strict=True)))
-        write_atomically(target / HEAD_FILE, save(state, metadata={"format": "pt"}))
-
-    def _slices(self, rank: int) -> list[Tensor]:
-        check_rank(rank, self.rank)
-        return list(self._stored)
-
-    def _install(self, parameters: Sequence[nn.Parameter] | None, rank: int) -> None:
-        check_rank(rank, self.rank)
-        put(self.classifier, self.names, parameters or self._stored)
+        stored = zip(self.names, self._slices(rank), strict=True)
+        write_tensors(
+            Path(folder) / HEAD_FILE, {name.removeprefix("head."): part for name, part in stored}
+        )
 
 
 def head_parameters(classifier: TextModel) -> list[nn.Parameter]:
@@ -271,22 +273,17 @@ def head_parameters(classifier: TextModel) -> list[nn.Parameter]:
     return [] if classifier.head is None else list(classifier.head.parameters())
 
 
-def put(classifier: TextModel, names: Sequence[str], parameters: Sequence[nn.Parameter]) -> None:
-    """Let a classifier run on parameters under some of its names."""
-    for name, parameter in zip(names, parameters, strict=True):
-        module, _, leaf = name.rpartition(".")
-        setattr(classifier.get_submodule(module), leaf, parameter)
-
-
-def portable(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a file wants them: detached, contiguous, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
 def refuse_adapters(classifier: TextModel) -> None:
     """ValueError for a classifier that has adapters already."""
     if hasattr(classifier.encoder, "peft_config"):
         raise ValueError("Expected a classifier without adapters; load a fresh model.")
+
+
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Write tensors under their names, in a folder that is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    portable = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, save(portable, metadata={"format": "pt"}))
 
 
 def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
