@@ -21,10 +21,10 @@ from dpmech.noise import checked_positive
 from fl_integration.models import default_targets
 from fl_integration.scales import Scale, check_rank, effective_scale
 from fl_integration.spaces import (
-    HEAD_FILE,
     FlatSpace,
     head_parameters,
     refuse_adapters,
+    write_head,
     write_tensors,
 )
 from fl_integration.tasks import TextModel
@@ -122,8 +122,7 @@ class AdapterSpace(FlatSpace):
         with self.use_rank(rank):
             config.save_pretrained(str(target))
             write_tensors(target / "adapter_model.safetensors", get_peft_model_state_dict(encoder))
-            if self.classifier.head is not None:
-                write_tensors(target / HEAD_FILE, self.classifier.head.state_dict())
+            write_head(self.classifier, target)
 
     def _slices(self, rank: int) -> list[Tensor]:
         """Views of the stored tensors at a rank, in the flat order."""

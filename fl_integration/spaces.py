@@ -249,9 +249,7 @@ class HeadSpace(PlainSpace):
         ValueError: there is no head to train.
     """
 
-    def __init__(
-        self, classifier: TextModel, *, rank: int = 1, alpha: float = 1.0, scale: Scale = "fixed"
-    ) -> None:
+    def __init__(self, classifier: TextModel, *, rank: int, alpha: float, scale: Scale) -> None:
         if classifier.head is None:
             raise ValueError(
                 f"Expected a model with a head to start, got a {type(classifier).__name__} without"
@@ -262,10 +260,8 @@ class HeadSpace(PlainSpace):
 
     def export(self, folder: str | Path, rank: int) -> None:
         """Write the head as `head.safetensors` (weight, bias)."""
-        stored = zip(self.names, self._slices(rank), strict=True)
-        write_tensors(
-            Path(folder) / HEAD_FILE, {name.removeprefix("head."): part for name, part in stored}
-        )
+        check_rank(rank, self.rank)
+        write_head(self.classifier, Path(folder))
 
 
 def head_parameters(classifier: TextModel) -> list[nn.Parameter]:
@@ -284,6 +280,12 @@ def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     portable = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_atomically(path, save(portable, metadata={"format": "pt"}))
+
+
+def write_head(classifier: TextModel, folder: Path) -> None:
+    """Write a classifier's own head into a folder, if it has one."""
+    if classifier.head is not None:
+        write_tensors(folder / HEAD_FILE, classifier.head.state_dict())
 
 
 def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -24,8 +24,8 @@ from fl_integration.models import load_model
 from fl_integration.options import Broadcast, SiloNoise
 from fl_integration.plans import plan_for
 from fl_integration.report import TrainReport
-from fl_integration.spaces import FlatSpace, FullSpace
-from fl_integration.systems import check_space, released_dim, space_for, trained
+from fl_integration.spaces import HEAD_FILE, FlatSpace, FullSpace
+from fl_integration.systems import check_space, head_space_for, released_dim, space_for, trained
 
 HEAD = 3 * 32 + 3  # of the tiny model with three classes
 PAIR = 4 * 4 * 32  # A, or B, of the four adapted layers at rank 4
@@ -146,6 +146,24 @@ def test_the_full_space_runs_on_a_copy() -> None:
         assert bool(torch.isfinite(space.classifier(*pad([[1, 20, 2]]))).all())
     with pytest.raises(ValueError, match=r"rank=2 in 1\.\.1"):
         space.flatten(2)
+
+
+def test_the_space_of_a_head_start_is_the_head_alone(tmp_path: Path) -> None:
+    config = FederatedConfig(system="lora")
+    whole = make(config)
+    head = head_space_for(whole.classifier, config)
+    where = whole.head_slice(8)
+    assert head.dim(8) == where.stop - where.start < whole.dim(8)
+    check_space(head, replace(config, system="probe"))
+    with pytest.raises(ValueError, match="space of system='lora', got a HeadSpace"):
+        check_space(head, config)
+    head.assign(torch.arange(head.dim(8)) / 10, 8)
+    assert torch.equal(whole.flatten(8)[where], head.flatten(8))
+    head.export(tmp_path, 8)
+    whole.export(tmp_path / "whole", 8)
+    assert (tmp_path / HEAD_FILE).read_bytes() == (tmp_path / "whole" / HEAD_FILE).read_bytes()
+    with pytest.raises(ValueError, match=r"rank=9 in 1\.\.8"):
+        head.export(tmp_path, 9)
 
 
 def test_a_space_of_another_system_is_refused() -> None:
