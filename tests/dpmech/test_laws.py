@@ -230,6 +230,19 @@ def test_sampler_has_the_law_and_no_other_scale(every_law: Noise) -> None:
     assert float(np.max(np.abs(draws))) <= every_law.support
 
 
+@pytest.mark.parametrize("beta", [20.0, 300.0, 3000.0])
+def test_a_law_all_but_uniform_is_drawn_as_it_is_accounted(beta: float) -> None:
+    # |x|^beta underflows near the middle, where nearly all of such a law is
+    law = GeneralizedGaussian(scale=2.0, beta=beta)
+    draws = law.sample(DRAWS, np.random.default_rng(0))
+    assert ks_pvalue(law, draws) > 1e-3
+    assert np.count_nonzero(draws) == len(draws)
+    p = np.array([0.5 - 1e-9, 0.499, 0.45, 0.3, 0.01, 1e-9])
+    np.testing.assert_allclose(np.exp(law.logsf(law.isf(p))), p, rtol=1e-11)
+    x = np.array([1e-6, 0.05, 0.18, 0.2, 0.5, 1.0])
+    np.testing.assert_allclose(0.5 - np.exp(law.logsf(x)), x * float(law.pdf(0.0)), rtol=1e-6)
+
+
 def test_samples_follow_the_generator(every_law: Noise) -> None:
     first, again, other = (every_law.sample(4, np.random.default_rng(s)) for s in (1, 1, 2))
     assert np.array_equal(first, again)
