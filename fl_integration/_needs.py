@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-NEEDED = ("torch", "transformers", "peft", "safetensors")
+NEEDED = ("torch", "transformers", "peft", "safetensors", "filelock")
 
 
 def _found(name: str) -> bool:

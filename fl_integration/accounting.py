@@ -275,11 +275,10 @@ def _keeps_its_word(plan: PrivacyPlan) -> None:
     """Refuse an edited plan: its ε must follow from its own mechanism."""
     ledger = Ledger(plan.entries)
     found = ledger_epsilon(ledger, accountant=plan.accountant, delta=plan.target.delta)
-    promised = max(plan.epsilon, plan.target.epsilon)
-    if not found <= promised * (1 + SLACK):
+    if not found <= plan.epsilon * (1 + SLACK):
         raise ValueError(
-            f"Expected the plan's noise {plan.mechanism.noise} to keep epsilon={promised}, but it"
-            f" costs {found}; calibrate a new plan."
+            f"Expected the plan's noise {plan.mechanism.noise} to keep epsilon={plan.epsilon}, but"
+            f" it costs {found}; calibrate a new plan."
         )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dpmech.noise import Floats
 from fl_integration.clipping import ClippedSum
-from fl_integration.cohort import Cohort, Executor, Round
+from fl_integration.cohort import Cohort, Executor, Round, loop_sum
 from fl_integration.queries import AdaptiveClip
 
 # The clip stays within these factors of the configuration's: beyond, it has run away, and the
@@ -52,7 +52,16 @@ def next_clip(adaptive: AdaptiveClip, clip: float, share: float, *, initial: flo
 class ClipBits:
     """Whether each of some clients would be within the clip, were it to train: numbers for a query.
 
-    cohort, round: who trains, from which weights. clip: C. executor: trains them.
+    **Guarantees**: a client's bit is a function of its own texts and of what is public, so the
+    count has the sensitivity of `ScalarQuery`; a client that does not answer adds nothing.
+
+    A sum and a count do not need the same. Rounding that depends on a client's company, as in a
+    batch of many clients' texts, moves a clipped sum by as little as it moves the deltas; a bit it
+    turns over, for some client is always next to the clip, and one client more or less then moves
+    the count by more than its own bit. So here every client trains by itself: `loop_sum`, or an
+    executor that says ``alone = True``, whose clients know of no other.
+
+    cohort, round: who trains, from which weights. clip: C. executor: of the run.
     """
 
     cohort: Cohort
@@ -61,8 +70,10 @@ class ClipBits:
     executor: Executor
 
     def __call__(self, clients: NDArray[np.int64]) -> Floats:
-        """A bit of each client (n,), in some order; NaN for a norm that is not finite."""
+        """A bit of each client (n,), in some order; NaN for no norm, or one that is not finite."""
         total = ClippedSum(len(self.round.start), None, keep_norms=True)
-        self.executor(self.cohort, replace(self.round, clients=clients), total)
-        norms = np.asarray(total.norms, dtype=np.float64)
+        train = self.executor if getattr(self.executor, "alone", False) else loop_sum
+        train(self.cohort, replace(self.round, clients=clients), total)
+        silent = [math.nan] * (len(clients) - len(total.norms))
+        norms = np.asarray([*total.norms, *silent], dtype=np.float64)
         return np.where(np.isfinite(norms), (norms <= self.clip).astype(np.float64), np.nan)

@@ -101,9 +101,11 @@ class Checkpoint(RunFolder):
         """The last committed state, or ``None`` for a fresh folder.
 
         Raises:
-            ValueError: when the state is damaged or belongs to another run.
+            ValueError: when the state is damaged, belongs to another run, or is older than its last
+                release.
         """
         if self.folder is None or not (self.folder / STATE_FILE).exists():
+            self.intended(0)
             return None
         path = self.folder / STATE_FILE
         try:
@@ -113,6 +115,7 @@ class Checkpoint(RunFolder):
                 f"Expected a checkpoint in {path}, cannot read it: {error}."
             ) from error
         self._same_run(header["fingerprint"])
+        self.intended(int(header["round"]))
         return TrainState(
             round=int(header["round"]),
             server=server,

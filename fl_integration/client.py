@@ -56,6 +56,10 @@ class Tokens:
         """The targets of one client's texts: (n,), or (n, max_length) for tasks on tokens."""
         return self._work(index).labels
 
+    def name(self, index: int) -> str:
+        """The name of one client."""
+        return self._work(index).name
+
     def test(self) -> Ids:
         """The token ids of the public test texts."""
         return self._tested().ids
@@ -66,7 +70,7 @@ class Tokens:
 
     def _tested(self) -> Work:
         if self._test is None:
-            self._test = self._encoded(self.data.test_texts, self.data.test_labels)
+            self._test = self._encoded(self.data.test_texts, self.data.test_labels, "test")
         return self._test
 
     def _work(self, index: int) -> Work:
@@ -74,24 +78,25 @@ class Tokens:
         work = self._recent.pop(index, None)
         if work is None:
             client = self.data.clients[index]
-            work = self._encoded(client.texts, client.labels)
+            work = self._encoded(client.texts, client.labels, client.name)
             self._texts += len(work.ids)
         self._recent[index] = work
         while self._texts > self.keep and len(self._recent) > 1:
             self._texts -= len(self._recent.popitem(last=False)[1].ids)
         return work
 
-    def _encoded(self, texts: Sequence[Text], labels: Integers) -> Work:
+    def _encoded(self, texts: Sequence[Text], labels: Integers, name: str) -> Work:
         ids, targets = encode(
             texts, labels, self._tokenizer, task=self.data.task, max_length=self.max_length
         )
-        return Work(ids=ids, labels=targets)
+        return Work(name=name, ids=ids, labels=targets)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """Token ids of n texts, and their targets: (n,), or (n, max_length) for tasks on tokens."""
+    """Token ids of n texts of one client, and their targets: (n,), or (n, max_length) by token."""
 
+    name: str
     ids: Ids
     labels: Integers
 
@@ -100,7 +105,7 @@ def local_work(tokens: Tokens, client: int, *, limit: int, rng: np.random.Genera
     """Choose at most ``limit`` of a client's texts, and their order, with the client's own rng."""
     ids, targets = tokens.client(client), tokens.targets(client)
     rows = chosen(len(ids), limit=limit, rng=rng)
-    return Work(ids=[ids[i] for i in rows], labels=targets[rows])
+    return Work(name=tokens.name(client), ids=[ids[i] for i in rows], labels=targets[rows])
 
 
 def chosen(texts: int, *, limit: int, rng: np.random.Generator) -> Integers:

@@ -54,7 +54,7 @@ class Cohort:
 
     def work(self, round: Round, client: int) -> Work:
         """The texts that one client trains on in a round."""
-        rng = self.randomness.local(round.index, client)
+        rng = self.randomness.local(round.index, self.tokens.name(client))
         return local_work(self.tokens, client, limit=self.config.max_texts, rng=rng)
 
     def rates(self, round: Round) -> Tensor:

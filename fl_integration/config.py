@@ -72,7 +72,7 @@ class FederatedConfig:
         executor: how a cohort is computed; the sum is the same.
         eval_every, eval_texts: rounds between evaluations; test texts used (0: all of them).
         seed: seeds what is public (ranks, order of local data); 0 is a seed.
-        noise_seed: **experiments only**; ``None`` takes cohort and noise from the operating system.
+        noise_seed: **experiments only**; ``None`` takes cohort and noise from secret words.
 
     Raises:
         ValueError: on a value outside its range, or a rank that a client would draw.
@@ -143,10 +143,7 @@ class FederatedConfig:
 
     def _check_unit(self) -> None:
         """What only goes together with one unit of privacy."""
-        if self.head_start is not None and self.silos is not None:
-            raise ValueError(
-                f"Expected no head_start with silos={self.silos}: it is noised at the server."
-            )
+        self._check_head_start()
         if self.silos is not None and self.unit != "example":
             raise ValueError(
                 f"Expected unit='example' with {self.silos}, got {self.unit!r}: noise in a silo's"
@@ -164,6 +161,19 @@ class FederatedConfig:
                 f"Expected max_texts=1 with unit='example', got {self.max_texts}: an example is"
                 " one text."
             )
+
+    def _check_head_start(self) -> None:
+        """What a head start, which is noised at the server and sent as it is, does not go with."""
+        reasons = {
+            "silos": "it is noised at the server",
+            "broadcast": "clients would receive its head unrounded in each of its rounds",
+        }
+        for name, why in reasons.items():
+            if self.head_start is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"Expected no head_start with {name}={getattr(self, name)}: {why}; write"
+                    " --set head_start=none."
+                )
 
     def _check_probabilities(self) -> None:
         """One probability a rank, summing to one, and none at all for a fixed rank."""

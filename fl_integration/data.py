@@ -6,17 +6,21 @@ others, so that a population of millions costs no more than one of thousands.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_integration.dealing import Dealing, deal, natural
 from fl_integration.encoding import Integers, label_starts
 from fl_integration.rows import Label, Rows, Task, Text
 from fl_integration.tables import source_rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,8 +135,9 @@ class FederatedData:
 def as_examples(data: FederatedData) -> FederatedData:
     """Return the federation in which every training text is a client of its own.
 
-    **Guarantees**: user-level privacy there is example-level privacy here; a client is made when it
-    is asked for; the test set is the same.
+    **Guarantees**: user-level privacy there is example-level privacy here, of the texts that the
+    clients have (load them with `Dealing.for_examples`, or which those are depends on others); a
+    client is made when it is asked for; the test set is the same.
 
     Only the sizes of the clients are looked at now (which makes each that is lazy, once).
     """
@@ -157,9 +162,15 @@ def load_data(
 ) -> FederatedData:
     """Load texts and deal them to clients.
 
-    **Guarantees**: no client is in both training and test, unless a test file says so; the same
-    arguments give the same data; which rows are held out depends on neither the seed nor the caps;
-    every client has a text.
+    **Guarantees**
+
+    * No client is in both training and test, unless a test file says so; the same arguments give
+      the same data; every client has a text.
+    * The classes and the choice of test texts depend on no training text; which rows are held out
+      depends on neither the seed nor the caps.
+    * Where rows name their clients, what one of them holds depends on no other; without a cap
+      (`Dealing.for_examples`) no text decides about another. (Without names, clients are an
+      experiment's: a user is one that was dealt.)
 
     Args:
         source: `docstrings` (embedded; clients are modules), `sst2`, `banking77`, or a file of
@@ -169,7 +180,7 @@ def load_data(
         test_path: a file that is the test set of a source that is a file.
         task: what the texts are for; next-token leaves out labels.
         seed: which texts are kept under the caps, and how rows without a client are dealt.
-        dealing: sizes and mixes of the clients, and the size of the test set.
+        dealing: sizes and mixes of the clients, the classes, and the size of the test set.
 
     Raises:
         ValueError: a bad argument, an unreadable file, or no training or test text.
@@ -178,22 +189,17 @@ def load_data(
     rows = source_rows(
         str(source), data_dir=_folder(data_dir), test_path=_folder(test_path), task=task
     )
-    long = np.array([dealing.long_enough(text) for text in rows.texts], dtype=np.bool_)
-    train, test = np.flatnonzero(~rows.test & long), np.flatnonzero(rows.test)
-    if not len(train) or not len(test):
-        raise ValueError(
-            f"Expected training texts of min_words={dealing.min_words} and test texts in {source}, "
-            f"got {len(train)} and {len(test)}; give more clients or rows."
-        )
-    labelled = _Labelled.of(rows, task)
+    train, test = _sides(rows, dealing, str(source))
+    labelled = _Labelled.of(rows, task, declared=dealing.labels)
+    train = _of_classes(train, labelled)
     classes = task == "sequence-classification"
     dealing.refuse(str(source), clients=bool(rows.clients), classes=classes)
-    rng = np.random.default_rng(seed)
     if rows.clients:
-        groups = natural(rows.clients, train, dealing, rng)
+        groups = natural(rows.clients, train, dealing, seed=seed)
     else:
-        groups = deal(train, labelled.codes, dealing, rng)
-    chosen = np.sort(rng.permutation(test)[: dealing.max_test])
+        groups = deal(train, labelled.codes, dealing, np.random.default_rng(seed))
+    # a generator of its own: what dealing draws depends on how many training texts there are
+    chosen = np.sort(np.random.default_rng([seed, 1]).permutation(test)[: dealing.max_test])
     return FederatedData(
         name=str(source),
         labels=labelled.names,
@@ -208,17 +214,50 @@ def load_data(
     )
 
 
+def _sides(rows: Rows, dealing: Dealing, source: str) -> tuple[Integers, Integers]:
+    """The training rows that are long enough, and the test rows (ValueError without either)."""
+    long = np.array([dealing.long_enough(text) for text in rows.texts], dtype=np.bool_)
+    train, test = np.flatnonzero(~rows.test & long), np.flatnonzero(rows.test)
+    if not len(train) or not len(test):
+        raise ValueError(
+            f"Expected training texts of min_words={dealing.min_words} and test texts in {source}, "
+            f"got {len(train)} and {len(test)}; give more clients or rows."
+        )
+    return train, test
+
+
+def _of_classes(train: Integers, labelled: _Labelled) -> Integers:
+    """The training rows of a known class, each by a look at itself; a warning tells how many."""
+    known = train[labelled.known[train]]
+    if not len(known):
+        raise ValueError(
+            f"Expected training texts of the test texts' classes {labelled.names}, got none;"
+            " declare the classes with dealing.labels."
+        )
+    if strange := len(train) - len(known):
+        log.warning(
+            "Left out %d training texts whose class no test text has: classes are public, so they"
+            " are not read from training texts. Declare them with dealing.labels.",
+            strange,
+        )
+    return known
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Labelled:
-    """Texts and the codes of their labels: those of row i are codes[starts[i]:starts[i + 1]]."""
+    """Texts and the codes of their labels: those of row i are codes[starts[i]:starts[i + 1]].
+
+    Rows that are not known have a label that is no class, and codes of -1.
+    """
 
     texts: tuple[Text, ...]
     names: tuple[str, ...]
     codes: Integers
     starts: Integers
+    known: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, rows: Rows, task: Task) -> _Labelled:
+    def of(cls, rows: Rows, task: Task, *, declared: tuple[str, ...]) -> _Labelled:
         """Number the labels of rows; next-token has none."""
         if task == "next-token":
             return cls(
@@ -226,15 +265,20 @@ class _Labelled:
                 names=(),
                 codes=np.zeros(0, dtype=np.int64),
                 starts=np.zeros(len(rows.texts) + 1, dtype=np.int64),
+                known=np.ones(len(rows.texts), dtype=np.bool_),
             )
-        flat = [name for label in rows.labels for name in _names(label)]
-        names = _sorted_labels(flat)
+        names = _classes(rows, declared)
         index = {name: i for i, name in enumerate(names)}
+        known = np.array([index.keys() >= set(_names(label)) for label in rows.labels])
         return cls(
             texts=rows.texts,
             names=names,
-            codes=np.array([index[name] for name in flat], dtype=np.int64),
+            codes=np.array(
+                [index.get(name, -1) for label in rows.labels for name in _names(label)],
+                dtype=np.int64,
+            ),
             starts=label_starts(rows.texts),
+            known=known,
         )
 
     def texts_of(self, rows: Integers) -> tuple[Text, ...]:
@@ -257,9 +301,18 @@ def _names(label: Label) -> tuple[str, ...]:
     return (label,) if isinstance(label, str) else label
 
 
-def _sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """The class names in order: numbers as numbers, else as text."""
-    names = set(labels)
+def _classes(rows: Rows, declared: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that were declared, or those of the test texts: numbers as numbers, in order.
+
+    Never those of the training texts: whoever alone holds a class would show in the model's shape.
+    """
+    tested = [label for label, test in zip(rows.labels, rows.test, strict=True) if test]
+    found = {name for label in tested for name in _names(label)}
+    if declared and (missing := found - set(declared)):
+        raise ValueError(
+            f"Expected labels={declared} to have the class {min(missing)!r} of a test text."
+        )
+    names = set(declared) or found
     numeric = all(name.lstrip("-").isdecimal() for name in names)
     return tuple(sorted(names, key=int) if numeric else sorted(names))
 

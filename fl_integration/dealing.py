@@ -1,13 +1,14 @@
 """Who gets which rows: natural clients, or shards of fixed or Zipf sizes with or without a skew."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from dpmech.noise import Floats, checked_positive
 from fl_integration.encoding import Integers
-from fl_integration.rows import Text
+from fl_integration.rows import Text, stable_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class Dealing:
         max_test: test texts to keep at most, None for all.
         min_words: training texts of fewer words are left out, each by a look at itself alone, so
             that no text decides about another: SST-2 trains on phrases and tests on sentences.
+        labels: the classes, which are public; () for those of the test texts. Training texts of
+            other classes are left out.
+        cap: whether rows that name their clients are cut to size texts a client.
 
     Raises:
         ValueError: a value outside its range.
@@ -34,6 +38,8 @@ class Dealing:
     alpha: float | None = None
     max_test: int | None = 2000
     min_words: int = 1
+    labels: tuple[str, ...] = ()
+    cap: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1 or (self.max_test is not None and self.max_test < 1):
@@ -44,6 +50,10 @@ class Dealing:
             raise ValueError(f"Expected zipf={self.zipf} >= 0 and finite.")
         if self.alpha is not None:
             checked_positive("alpha", self.alpha)
+
+    def for_examples(self) -> Self:
+        """The same without the cap: which texts it keeps depends on the client's other texts."""
+        return replace(self, cap=False)
 
     def long_enough(self, text: Text) -> bool:
         """Whether a text has the words that a training text needs."""
@@ -63,20 +73,25 @@ class Dealing:
 
 
 def natural(
-    clients: Sequence[str], train: Integers, dealing: Dealing, rng: np.random.Generator
+    clients: Sequence[str], train: Integers, dealing: Dealing, *, seed: int
 ) -> dict[str, Integers]:
-    """The training rows of each client, at most `size` of each, clients sorted by name."""
+    """The training rows of each client, capped if wanted, clients sorted by name.
+
+    **Guarantees**: what is kept of a client depends on its own rows, its name and the seed.
+    """
     groups: dict[str, list[int]] = {}
     for i in map(int, train):
         groups.setdefault(clients[i], []).append(i)
-    return _cap({name: np.array(groups[name]) for name in sorted(groups)}, dealing.size, rng)
+    most = dealing.size if dealing.cap else len(train)
+    return {name: _kept(name, groups[name], most, seed) for name in sorted(groups)}
 
 
-def _cap(
-    groups: Mapping[str, Integers], most: int, rng: np.random.Generator
-) -> dict[str, Integers]:
-    """Keep `most` random rows of each client."""
-    return {name: np.sort(rng.permutation(group)[:most]) for name, group in groups.items()}
+def _kept(name: str, rows: Sequence[int], most: int, seed: int) -> Integers:
+    """At most `most` of one client's rows, by a generator of its own."""
+    if len(rows) <= most:
+        return np.array(rows)
+    rng = np.random.default_rng([seed, stable_number(name)])
+    return np.sort(rng.permutation(rows)[:most])
 
 
 def deal(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -135,6 +135,26 @@ def joined(backend: Literal["gloo", "nccl"] | None = None) -> Generator[Group]:
         yield group
     finally:
         group.close()
+
+
+@contextmanager
+def by_first(block: AbstractContextManager[object], group: Group) -> Generator[None]:
+    """A context that rank 0 alone enters: where it is refused, every process raises that refusal.
+
+    Arguments:
+        block: what rank 0 enters. group: every process is here.
+    """
+    with ExitStack() as entered:
+        refusal: Exception | None = None
+        if group.rank == 0:
+            try:
+                entered.enter_context(block)
+            except Exception as error:
+                refusal = error
+        refusal = cast("Exception | None", group.share(refusal))
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

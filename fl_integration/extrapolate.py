@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any, Self
 
 from dpmech import Noise, PrivacyPlan
@@ -41,10 +42,10 @@ class HypotheticalEpsilon:
     def __str__(self) -> str:
         """The forecast and the truth in one sentence."""
         return (
-            f"hypothetical epsilon {self.epsilon:.4g} (delta {self.delta:.3g}) if {self.rounds}"
-            f" rounds of {self.cohort:g} clients were drawn from {self.population}; the simulated"
-            f" run drew {self.simulated_cohort:g} from {self.simulated_clients} and has epsilon"
-            f" {self.actual_epsilon:.4g}"
+            f"hypothetical epsilon {rounded_up(self.epsilon)} (delta {rounded_up(self.delta)})"
+            f" if {self.rounds} rounds of {self.cohort:g} clients were drawn from"
+            f" {self.population}; the simulated run drew {self.simulated_cohort:g} from"
+            f" {self.simulated_clients} and has epsilon {rounded_up(self.actual_epsilon)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,6 +156,19 @@ def extrapolate(
         simulated_cohort=simulated_cohort,
         earlier=earlier,
     )
+
+
+def rounded_up(bound: float) -> str:
+    """An upper bound in five digits, never below it.
+
+    >>> rounded_up(1.82821), rounded_up(1e-5), rounded_up(math.inf)
+    ('1.8283', '1e-05', 'inf')
+    """
+    if math.isinf(bound):
+        return "inf"
+    # by its shortest text: 1e-5 is a little more than its decimal, and no sixth digit is
+    exact = Decimal(repr(float(bound)))
+    return f"{float(Context(prec=5, rounding=ROUND_CEILING).create_decimal(exact)):g}"
 
 
 def finite_or_text(value: float) -> float | str:

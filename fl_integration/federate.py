@@ -28,6 +28,7 @@ from fl_integration.eavesdrop import protected
 from fl_integration.extrapolate import Extrapolation
 from fl_integration.report import RoundMetrics, TrainReport
 from fl_integration.run import Run
+from fl_integration.run_folder import held
 from fl_integration.server import ServerState, noisy_mean
 from fl_integration.silos import silo_round
 from fl_integration.spaces import FlatSpace
@@ -66,25 +67,48 @@ def federate(  # noqa: PLR0913  # each one a plug of its own
         checkpoint_dir: keeps state after every round; without it an interrupt loses the run.
         progress: called with each round's metrics, after they are safe on disk.
         executor: computes a cohort's clipped sum, elsewhere if need be (`distributed.together`,
-            `flower.FlowerClients`); by default `executor_for` chooses one.
+            `flower.FlowerClients`); by default `executor_for` chooses one. An adaptive clip asks it
+            only where it says ``alone = True`` (`ClipBits`).
 
     Raises:
         ValueError: on any mismatch. NoDominatingPair: from a law without a proved pair.
 
     Source: federated.md §1 (DP-LoRA at the server, DP-DyLoRA).
     """
-    began = time.perf_counter()
     run = Run.prepare(space, tokens, config, privacy, executor)
     checkpoint = Checkpoint(Path(checkpoint_dir) if checkpoint_dir else None, run.fingerprint())
+    with held(checkpoint.folder):
+        return completed(run, checkpoint, begun(run, checkpoint), progress=progress)
+
+
+def begun(run: Run, checkpoint: Checkpoint) -> TrainState:
+    """The state in the folder of this run; in a fresh one that before the first round, now there.
+
+    Raises:
+        ValueError: from `Checkpoint.restore`; then nothing is written.
+    """
     state = checkpoint.restore()
     if state is None:
+        space = run.cohort.space
         state = TrainState(
             round=0,
             server=ServerState.start(space.flatten(space.rank)),
             ledger=Ledger() if run.spending is None else run.spending.before,
-            clip=config.clip,
+            clip=run.config.clip,
         )
         checkpoint.commit(state)
+    return state
+
+
+def completed(
+    run: Run, checkpoint: Checkpoint, state: TrainState, *, progress: Progress | None = None
+) -> TrainReport:
+    """All rounds that a state leaves to a run, and its report; its folder is held by the caller.
+
+    Arguments:
+        state: from `begun`. checkpoint, progress: as in `federate`.
+    """
+    began, config, space = time.perf_counter(), run.config, run.cohort.space
     while True:
         if run.needs_evaluation(state):
             state = state.evaluated(run.scored(state.server.shown(config)).accuracy)

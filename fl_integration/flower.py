@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ class FlowerClients:
 
     The unit of privacy is the node: one user a node.
 
+    alone: a node trains by itself, on its own texts, so what it sends depends on no other.
+
     Arguments:
         grid: of Flower's ServerApp. nodes: ids of all *registered* nodes, in a fixed order; client
             i of the federation is nodes[i], connected or not.
@@ -71,6 +73,8 @@ class FlowerClients:
     Raises:
         ValueError: when a node is registered twice, for it would be drawn twice as often.
     """
+
+    alone: ClassVar[bool] = True
 
     def __init__(self, grid: Any, nodes: Sequence[int], *, timeout: float = 3600.0) -> None:
         self.grid, self.nodes, self.timeout = grid, tuple(nodes), timeout

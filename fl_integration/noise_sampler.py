@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from dpmech.cell_tables import Cells, CellTable
-from dpmech.drawing import Bits, Words, secret_words
+from dpmech.discrete import DiscreteLaplace
+from dpmech.drawing import Bits, secret_words
 from dpmech.families import Gaussian
 from dpmech.lattice import LatticeNoise
+from dpmech.lattice_mixtures import MultiGaussian
 from dpmech.noise import Floats, Noise
 from dpmech.quantiles import LOWEST, QuantileTable, table_of
 from dpmech.spherical import Spherical
-from dpmech.words import LOW, SHORT, Index, Table, units
+from dpmech.words import LOW, SHORT, Index, Table, units, with_signs
 
 _NORMAL = Gaussian(sigma=1.0)
 _SIGN = -(2**63)  # the first bit of a word, as a signed number
@@ -38,13 +40,12 @@ class NoiseSampler:
     computed in fp64, and rounded at the end to the type that is asked for. Laws of vectors keep
     their coordinates together.
 
-    Without a generator nobody can replay the draws. Torch's own generator is seeded by programs and
-    on the processor knows 2^32 streams at most; these words come from AES-256 in counter mode
-    (:func:`dpmech.drawing.secret_words`), and on a CUDA device from Philox with 64 bits of them as
-    the key of the call. Philox is no cryptographic generator: where whoever sees the noise of some
-    coordinates might compute with that, draw on the processor. On a device tails end where
-    P(abs(X) > x) is below 2^-64; on the processor they reach 1e-300. Laws that no table draws come
-    from numpy's generator, keyed with 256 secret bits, and laws on a lattice from their exact draw.
+    Without a generator nobody can replay the draws. Torch's own knows 2^32 streams at most on the
+    processor; these words come from AES-256 in counter mode (:func:`dpmech.drawing.secret_words`),
+    and on a CUDA device from Philox with 64 bits of them as the key of the call. Philox is no
+    cryptographic generator: where whoever sees the noise of some coordinates might compute with
+    that, draw on the processor. On a device tails end where P(abs(X) > x) is below 2^-64; on the
+    processor they reach 1e-300. Laws that no table draws come from the same words.
 
     >>> from dpmech import Laplace
     >>> NoiseSampler(Laplace(b=1.0)).sample((2, 3), dtype=torch.float32).shape
@@ -148,11 +149,7 @@ def words_of(generator: torch.Generator | None) -> Bits:
     """Uniform 64-bit words of a generator, or secret ones."""
     if generator is None:
         return secret_words
-
-    def words(count: int) -> Words:
-        return _random(generator, (count,)).cpu().numpy().view(np.uint64)
-
-    return words
+    return lambda count: _random(generator, (count,)).cpu().numpy().view(np.uint64)
 
 
 def _random(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
@@ -172,8 +169,11 @@ class HostSource:
             return self.read(table, count)
         if isinstance(law, LatticeNoise):
             return torch.from_numpy(law.draw(count, self._words).astype(np.float64))
-        rng = np.random.default_rng(self._words(4).tolist())
-        return torch.from_numpy(law.sample(count, rng))
+        if isinstance(law, MultiGaussian):  # its two parts
+            places = self.draws(DiscreteLaplace(b=1 / law.epsilon), count)
+            return law.width * places + law.sigma * self.draws(_NORMAL, count)
+        size = law.isf(units(count, self._words) / 2)
+        return torch.from_numpy(with_signs(size, self._words(count)))
 
     def read(self, table: Table, count: int) -> Tensor:
         return torch.from_numpy(table.draw(count, self._words))

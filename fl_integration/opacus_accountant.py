@@ -9,7 +9,9 @@ The module needs the extra ``opacus``; it is imported by those who use Opacus, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from accountants import PLD, Ledger
 from dpmech import Gaussian, Mechanism, Sampling
@@ -24,17 +26,32 @@ except ImportError as error:
         name="opacus",
     ) from None
 
-__all__ = ["LEDGER", "NAME", "LedgerAccountant", "PLDAccountant", "register"]
+__all__ = ["LEDGER", "NAME", "LedgerAccountant", "PLDAccountant", "register", "sampled_rate"]
 
 NAME = "dpmech"
 LEDGER = "dpmech-ledger"
+_STEPS_OF_RAND = 2.0**24
+
+
+def sampled_rate(rate: float) -> float:
+    """The probability that Opacus's sampler takes a record where ``rate`` is asked for.
+
+    It takes those with ``torch.rand() < rate``, in fp32: multiples of 2^-24, of which as many are
+    below the rate as fit, 0 among them. So it is up to 2^-24 above ``rate``, and never below.
+
+    >>> sampled_rate(0.25), sampled_rate(1e-9) == 2.0**-24
+    (0.25, True)
+    """
+    rate = float(rate)
+    return max(rate, float(np.ceil(np.float64(np.float32(rate)) * _STEPS_OF_RAND)) / _STEPS_OF_RAND)
 
 
 class PLDAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no types
     """Opacus's accounting of DP-SGD by :class:`accountants.PLD`.
 
     **Guarantees.** :meth:`get_epsilon` is a proved upper bound under add/remove of one record, for
-    Poisson sampling, which is what Opacus's data loader does unless it is told otherwise.
+    Poisson sampling, which is what Opacus's data loader does unless it is told otherwise, at the
+    rate that its draws give (`sampled_rate`), which is not always the one that is asked for.
 
     >>> accountant = PLDAccountant()
     >>> accountant.step(noise_multiplier=1.0, sample_rate=0.01)
@@ -46,7 +63,7 @@ class PLDAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no typ
         self.history: list[tuple[float, float, int]] = []
 
     def step(self, *, noise_multiplier: float, sample_rate: float) -> None:
-        """Count one optimiser step; equal neighbours are gathered."""
+        """Count one optimiser step at the rate that is asked for; equal neighbours are gathered."""
         count = 1
         if self.history and tuple(self.history[-1][:2]) == (noise_multiplier, sample_rate):
             count += self.history.pop()[2]
@@ -56,9 +73,17 @@ class PLDAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no typ
         """The steps so far, as mechanisms; ValueError where a step adds no noise."""
         ledger = Ledger()
         for multiplier, rate, count in self.history:
-            noise, sampling = Gaussian(sigma=float(multiplier)), Sampling(rate=float(rate))
+            noise, sampling = Gaussian(sigma=float(multiplier)), Sampling(rate=sampled_rate(rate))
             ledger = ledger.add(Mechanism(noise=noise, sampling=sampling), int(count))
         return ledger
+
+    def get_optimizer_hook_fn(self, sample_rate: float) -> Callable[[Any], None]:
+        """What an optimiser calls in every step.
+
+        The batches of a step are sampled one by one, so the rate is rounded before they are
+        counted: the rounded rate of all together would be less.
+        """
+        return super().get_optimizer_hook_fn(sample_rate=sampled_rate(sample_rate))
 
     def get_epsilon(self, delta: float, *, tolerance: float = 1e-4) -> float:
         """A proved upper bound on the epsilon spent so far at ``delta``; 0 before the first step.
@@ -109,7 +134,8 @@ class LedgerAccountant(IAccountant):  # type: ignore[misc]  # opacus carries no 
 
     def step(self, *, noise_multiplier: float, sample_rate: float) -> None:
         """Count a step with Gaussian noise, which is all that Opacus's own optimisers tell."""
-        noise, sampling = Gaussian(sigma=noise_multiplier), Sampling(rate=sample_rate)
+        noise = Gaussian(sigma=noise_multiplier)
+        sampling = Sampling(rate=sampled_rate(sample_rate))
         self.ledger = self.ledger.add(Mechanism(noise=noise, sampling=sampling))
 
     def get_optimizer_hook_fn(self, sample_rate: float) -> Callable[[Releasing], None]:

@@ -7,10 +7,8 @@ so that ``Gaussian(sigma=m)`` trains as ``noise_multiplier=m`` does.
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -21,7 +19,7 @@ from accountants import Ledger, calibrate_scale
 from dpmech import Noise, Target
 from dpmech.noise import checked_positive
 from fl_integration.gradient_release import gradient_release
-from fl_integration.opacus_accountant import LEDGER, LedgerAccountant
+from fl_integration.opacus_accountant import LEDGER, LedgerAccountant, sampled_rate
 from fl_integration.opacus_ghost import GHOST_MARGIN, GhostCriterion, GhostLawOptimizer
 from fl_integration.opacus_optimizers import LawOptimizer, Step
 from fl_integration.opacus_options import EngineOptions
@@ -46,7 +44,6 @@ __all__ = ["NoiseEngine"]
 
 # Opacus's optimiser: the one that takes its place. Every other is refused.
 _OPTIMIZERS = {DPOptimizer: LawOptimizer, DPOptimizerFastGradientClipping: GhostLawOptimizer}
-_STEPS_OF_RAND = 2.0**24  # torch.rand in fp32 draws multiples of 2^-24
 _DISTRIBUTED = (
     DistributedDataParallel,
     DifferentiallyPrivateDistributedDataParallel,
@@ -165,7 +162,7 @@ class NoiseEngine(PrivacyEngine):  # type: ignore[misc]  # opacus carries no typ
         """
         _ = EngineOptions(**options)
         batches, dim = len(data_loader), _dim(_trained(module, optimizer))
-        release = gradient_release(noise, dim=dim, rate=_sampled(1 / batches))
+        release = gradient_release(noise, dim=dim, rate=sampled_rate(1 / batches))
         others = self.ledger.collected().entries
         plan = calibrate_scale(
             release,
@@ -250,9 +247,4 @@ def _rate(loader: DataLoader[Any]) -> float:
     """The probability with which Opacus's sampler takes an example."""
     if not isinstance(loader, DPDataLoader):
         raise ValueError(f"Expected Opacus's Poisson loader, got {type(loader).__name__}.")
-    return _sampled(float(cast(Any, loader).sample_rate))
-
-
-def _sampled(rate: float) -> float:
-    """P(torch.rand() < rate): a multiple of 2^-24, and up to that much above ``rate``."""
-    return max(rate, math.ceil(float(np.float32(rate)) * _STEPS_OF_RAND) / _STEPS_OF_RAND)
+    return sampled_rate(float(cast(Any, loader).sample_rate))

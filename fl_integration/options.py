@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dpmech.noise import checked_positive
+from fl_integration.codec import Codec
 
 BroadcastRule = Literal["delta", "replace"]
 
@@ -38,6 +39,7 @@ class Broadcast:
 
     def __post_init__(self) -> None:
         one_of("rule", self.rule, get_args(BroadcastRule))
+        Codec(bits=self.bits, block=self.block)  # refuses other numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from fl_integration.config import FederatedConfig
 from fl_integration.extrapolate import Extrapolation, extrapolate
 from fl_integration.options import HeadStart
 from fl_integration.proofs import accountant_for, check_bounded
+from fl_integration.sampler import head_start_seed
 from fl_integration.scalars import entries_of, scalar_mechanism
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import released_dim
@@ -73,7 +74,7 @@ def plan_for(
 
 
 def probe_of(config: FederatedConfig, start: HeadStart, *, clients: int) -> FederatedConfig:
-    """The configuration of a head start: the head alone, at rates of its own."""
+    """The configuration of a head start: the head alone, at rates and with noise of its own."""
     return replace(
         config,
         system="probe",
@@ -91,6 +92,7 @@ def probe_of(config: FederatedConfig, start: HeadStart, *, clients: int) -> Fede
         adaptive=None,
         scalars=(),
         head_start=None,
+        noise_seed=head_start_seed(config.noise_seed),
     )
 
 
@@ -109,7 +111,7 @@ def plans_for(request: TrainRequest, space: FlatSpace, *, clients: int) -> Plans
     if config.head_start is not None and request.plan is not None:
         raise ValueError(
             f"Expected an epsilon with {config.head_start}, got a finished plan: both phases are"
-            " calibrated together."
+            " calibrated together; write --set head_start=none."
         )
     if request.epsilon is None:  # then there is a plan
         return Plans(

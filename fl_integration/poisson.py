@@ -32,7 +32,7 @@ class PoissonBatches(Sampler[list[int]]):
                 f"Expected examples={examples} >= 1, steps={steps} >= 1 and rate={rate} in (0, 1]."
             )
         self.examples, self.rate, self.steps = examples, rate, steps
-        self._rng = np.random.default_rng() if rng is None else rng
+        self._rng = rng
 
     @property
     def expected(self) -> float:

@@ -11,7 +11,7 @@ Symbols: n texts, d width of the features, K classes, x features (d,), r softmax
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -95,7 +95,7 @@ class ProbeSum:
         for client in clients:
             features = fresh.get(client) or self._kept[client]
             if len(features.targets) > limit:
-                rng = cohort.randomness.local(round.index, client)
+                rng = cohort.randomness.local(round.index, features.name)
                 features = features.at(chosen(len(features.targets), limit=limit, rng=rng))
             found.append(features)
         return found
@@ -103,8 +103,9 @@ class ProbeSum:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Features:
-    """Features (n, d) of texts and their classes (n,); owners (n,) where they are of several."""
+    """Features (n, d) of texts and their classes (n,), of one client, or of owners (n,)."""
 
+    name: str = ""
     x: Tensor
     targets: Tensor
     owners: Tensor | None = None
@@ -112,7 +113,7 @@ class _Features:
     def at(self, rows: NDArray[np.int64]) -> _Features:
         """Some of the texts."""
         picked = torch.from_numpy(rows)
-        return _Features(x=self.x[picked], targets=self.targets[picked])
+        return replace(self, x=self.x[picked], targets=self.targets[picked])
 
     def residuals(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Each text's part of its owner's gradient by the logits (n, K), fp64."""
@@ -146,8 +147,12 @@ def _computed(
     tokens: Tokens, model: Classifier, clients: Sequence[int], memory: _Memory
 ) -> Iterator[_Features]:
     """The features of all texts of some clients: remembered, or batched by length."""
-    sizes = [len(tokens.client(client)) for client in clients]
-    ids = [line for client in clients for line in tokens.client(client)]
+    sizes, names, ids = [], [], []
+    for client in clients:
+        own = tokens.client(client)
+        sizes.append(len(own))
+        names.append(tokens.name(client))
+        ids.extend(own)
     keys = [np.asarray(line, dtype=np.int64).tobytes() for line in ids]
     x = torch.zeros(len(ids), model.head.in_features)
     new: list[int] = []
@@ -166,8 +171,8 @@ def _computed(
     for row in new:
         if len(memory) < KEPT:
             memory[keys[row]] = x[row].clone()  # a view would keep all of x
-    for client, part in zip(clients, x.split(sizes), strict=True):
-        yield _Features(x=part, targets=torch.from_numpy(tokens.targets(client)))
+    for client, name, part in zip(clients, names, x.split(sizes), strict=True):
+        yield _Features(name=name, x=part, targets=torch.from_numpy(tokens.targets(client)))
 
 
 def _joined(parts: Sequence[_Features]) -> _Features:

@@ -28,12 +28,26 @@ SELECTION = (
     " learning rates) were chosen on the non-private bundled data; whoever tunes them on the data"
     " being protected spends privacy that this report does not count."
 )
-SECRET = "cohort and noise: operating-system entropy, not kept"
+SECRET = "cohort and noise: words of AES-256, seeded by the operating system, not kept"
 SEEDED = "reproducible noise: for experiments only"
 TRUSTED_SERVER = "server (adds the noise, sees the clients' deltas)"
 WITHHELD = (
     "the realised cohort sizes, client losses and delta norms are functions of who took part and"
     " of private data; they were not noised and are not reported"
+)
+PUBLIC = (
+    "taken to be public: how many clients there are (the sampling rate and the divisor are made of"
+    " it), the classes, and the test set"
+)
+PHYSICAL = (
+    "how long a round took, attacks on the floating-point form of the noise, and how far the tables"
+    " that it is drawn from are from its law: at most 2e-9 of epsilon a coordinate and release"
+)
+COMPANY = (
+    "the rounding of a kernel, which may depend on whose texts share a batch, so that a clipped"
+    " delta may move by up to some thousandths of the clip with the company on a bfloat16 encoder,"
+    " and by less than a millionth in float32, where the clip leaves room for it; executor=loop"
+    " trains every client by itself"
 )
 
 
@@ -125,6 +139,14 @@ class TrainReport:
             return f"its noise is a forecast's: {self.hypothetical}"
         return unproved(self.ledger, self.epsilon, self.config["noise_seed"])
 
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """What the ε of this run does not speak of, if it has one."""
+        if self.ledger is None:
+            return ()
+        company = () if self.config.get("executor") == "loop" else (COMPANY,)
+        return (PUBLIC, PHYSICAL, *company)
+
     def privacy(self) -> dict[str, Any]:
         """The claim that goes with released weights.
 
@@ -171,6 +193,7 @@ class TrainReport:
             "hypothetical": None if self.hypothetical is None else self.hypothetical.to_dict(),
             "randomness": SEEDED if self.reproducible_noise else SECRET,
             "withheld": None if self.ledger is None else WITHHELD,
+            "uncovered": self.uncovered,
             "why_not_private": self.why_not_private,
         }
         return json.dumps(flat, indent=2, allow_nan=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, Context, Decimal
 
 from fl_integration.config import FederatedConfig
+from fl_integration.extrapolate import rounded_up
 from fl_integration.report import SECRET, SEEDED, WITHHELD, TrainReport
 
 _UNITS = {
@@ -55,17 +55,6 @@ def bytes_text(count: int | None) -> str:
     while size >= _KILO and len(units) > 1:
         size, units = size / _KILO, units[1:]
     return f"{size:.3g} {units[0]}"
-
-
-def rounded_up(epsilon: float) -> str:
-    """An upper bound in five digits, never below it.
-
-    >>> rounded_up(1.82821), rounded_up(1e-5)
-    ('1.8283', '1e-05')
-    """
-    # by its shortest text: 1e-5 is a little more than its decimal, and no sixth digit is
-    exact = Decimal(repr(float(epsilon)))
-    return f"{float(Context(prec=5, rounding=ROUND_CEILING).create_decimal(exact)):g}"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
@@ -216,4 +205,5 @@ def _of_the_model(report: TrainReport) -> str:
 
 
 def _uncovered(report: TrainReport) -> list[str]:
-    return [report.selection] if report.ledger is None else [report.selection, WITHHELD]
+    withheld = [] if report.ledger is None else [WITHHELD]
+    return [report.selection, *withheld, *report.uncovered]

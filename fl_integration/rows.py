@@ -16,7 +16,12 @@ Label = str | tuple[str, ...]
 
 def stable_share(name: str) -> float:
     """Map a name to [0, 1), uniformly over names and the same on every machine and in every run."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2.0**64
+    return stable_number(name) / 2.0**64
+
+
+def stable_number(name: str) -> int:
+    """Map a name to 0..2^64 - 1, the same on every machine and in every run."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def held_out(names: Sequence[Text]) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ from dpmech.plan import Entries
 from fl_integration.accounting import check_same, scalar_release
 from fl_integration.clipping import ROUNDING_MARGIN
 from fl_integration.queries import ScalarQuery
-from fl_integration.sampler import Randomness, poisson_cohort
+from fl_integration.sampler import Randomness, Rng, noise_of, poisson_cohort
 
 Numbers = Callable[[NDArray[np.int64]], Floats]
 
@@ -97,18 +97,18 @@ class Streams:
     randomness: Randomness
     place: int
 
-    def sample(self, round: int) -> np.random.Generator:
-        """The generator that draws whom a release asks."""
+    def sample(self, round: int) -> Rng:
+        """The generator that draws whom a release asks; ``None``: secret words."""
         return self._of(_SAMPLE, round)
 
-    def noise(self, round: int) -> np.random.Generator:
-        """The generator of a release's noise."""
+    def noise(self, round: int) -> Rng:
+        """The generator of a release's noise; ``None``: secret words."""
         return self._of(_NOISE, round)
 
-    def _of(self, stream: int, round: int) -> np.random.Generator:
-        """Seeded for experiments, else fresh entropy that nobody keeps."""
+    def _of(self, stream: int, round: int) -> Rng:
+        """Seeded for experiments, else nothing that could be replayed."""
         if self.randomness.secret_seed is None:
-            return np.random.default_rng()
+            return None
         key = (stream, self.place, round)
         return np.random.default_rng(
             np.random.SeedSequence(self.randomness.secret_seed, spawn_key=key)
@@ -147,14 +147,12 @@ def release_scalar(
     return noised(query, values, noise, rate=rate, rng=streams.noise(round))
 
 
-def noised(
-    query: ScalarQuery, values: Floats, noise: Noise, *, rate: float, rng: np.random.Generator
-) -> float:
+def noised(query: ScalarQuery, values: Floats, noise: Noise, *, rate: float, rng: Rng) -> float:
     """Release the mean or the sum of the numbers of a sample that was drawn elsewhere.
 
     For a joint release: the sample is then that of the other Gaussian release (`split_jointly`).
     """
-    total = math.fsum(contributions(query, values)) + float(noise.sample((1,), rng)[0])
+    total = math.fsum(contributions(query, values)) + float(noise_of(noise, 1, rng)[0])
     return total / (query.cohort if query.of == "mean" else rate) + query.centre
 
 

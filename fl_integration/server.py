@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from dpmech import Noise
 from dpmech.noise import checked_positive
 from dpmech.spherical import Spherical
 from fl_integration.config import FederatedConfig
+from fl_integration.sampler import Rng, noise_of
 
 BETA2 = 0.99  # Adam's memory of squares: about 100 visits of a coordinate
 ADAM_FLOOR = 1e-8  # keeps a coordinate that never moved at rest
@@ -62,9 +62,7 @@ class ServerState:
         return replace(self, averaged=keep * self.averaged + (1 - keep) * self.weights)
 
 
-def noisy_mean(
-    total: Tensor, *, noise: Noise | None, rng: np.random.Generator, denominator: float
-) -> Tensor:
+def noisy_mean(total: Tensor, *, noise: Noise | None, rng: Rng, denominator: float) -> Tensor:
     """Release a clipped sum: add noise to the whole vector at once, divide by a constant.
 
     **Guarantees**
@@ -75,7 +73,7 @@ def noisy_mean(
 
     Arguments:
         total: (d,) fp64 clipped sum. noise: the law, in the units of the sum; ``None`` without
-        privacy. rng: the noise's own generator. denominator: q·N > 0.
+        privacy. rng: the noise's own generator, ``None`` for secret words. denominator: q·N > 0.
 
     Raises:
         ValueError: when ``denominator`` is not positive, or a spherical law too short.
@@ -86,7 +84,7 @@ def noisy_mean(
     length = int(noise.dim) if isinstance(noise, Spherical) else total.numel()
     if length < total.numel():
         raise ValueError(f"Expected {noise} to have dim >= {total.numel()} coordinates.")
-    drawn = np.asarray(noise.sample((length,), rng), dtype=np.float64)
+    drawn = noise_of(noise, length, rng)
     # The coordinates of a slice are those that the whole vector's noise begins with: a spherical
     # law is the same in every direction.
     return (total + torch.from_numpy(drawn[: total.numel()])) / denominator

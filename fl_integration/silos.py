@@ -109,7 +109,7 @@ class _Silo(Cohort):
     def open(cls, cohort: Cohort, silo: int, *, silos: SiloNoise) -> _Silo:
         """The silo's own examples, one step an example."""
         tokens = cohort.tokens
-        held = Work(ids=tokens.client(silo), labels=tokens.targets(silo))
+        held = Work(name=tokens.name(silo), ids=tokens.client(silo), labels=tokens.targets(silo))
         return cls(
             space=cohort.space,
             tokens=tokens,
@@ -124,7 +124,7 @@ class _Silo(Cohort):
         """One example."""
         del round
         one = slice(client, client + 1)
-        return Work(ids=self.held.ids[one], labels=self.held.labels[one])
+        return replace(self.held, ids=self.held.ids[one], labels=self.held.labels[one])
 
     def moved(self, round: Round, noise: Noise | None, executor: Executor) -> Tensor:
         """How far the silo's own steps lead from the weights that it received, (d,) fp64."""

@@ -253,7 +253,7 @@ class HeadSpace(PlainSpace):
         if classifier.head is None:
             raise ValueError(
                 f"Expected a model with a head to start, got a {type(classifier).__name__} without"
-                " one; leave head_start out."
+                " one; leave head_start out (--set head_start=none)."
             )
         named = [(f"head.{name}", p) for name, p in classifier.head.named_parameters()]
         super().__init__(classifier, named, rank=rank, alpha=alpha, scale=scale)

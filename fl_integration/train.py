@@ -6,22 +6,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from accountants.base import checked_delta
 from dpmech import Gaussian, Noise, PrivacyPlan
 from dpmech.files import write_atomically
+from dpmech.noise import checked_positive
+from fl_integration.checkpoint import Checkpoint
 from fl_integration.client import Tokens
 from fl_integration.cohort import Cohort, Executor
 from fl_integration.config import FederatedConfig
 from fl_integration.data import FederatedData, load_data
 from fl_integration.dealing import Dealing
-from fl_integration.distributed import Group, joined, together
+from fl_integration.distributed import Group, by_first, joined, together
 from fl_integration.extrapolate import Extrapolation
-from fl_integration.federate import Progress, federate
+from fl_integration.federate import Progress, begun, completed
 from fl_integration.models import load_model
 from fl_integration.plans import plans_for, probe_of
 from fl_integration.report import TrainReport
 from fl_integration.report_page import report_page
 from fl_integration.rows import Task
+from fl_integration.run import Run
+from fl_integration.run_folder import HEAD_START, LEDGER_FILE, PLAN_FILE, STATE_FOLDER, opened
 from fl_integration.sampler import Randomness
+from fl_integration.scales import check_rank
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import head_space_for, space_for
 from fl_integration.units import as_unit
@@ -74,6 +80,15 @@ class TrainRequest:
         """Refuse requests that contradict themselves."""
         if self.plan is not None and self.epsilon is not None:
             raise ValueError(f"Expected a plan or epsilon={self.epsilon}, not both.")
+        if self.epsilon is not None:
+            checked_positive("epsilon", self.epsilon)
+        if self.delta is not None:
+            checked_delta(self.delta)
+        for rank in self.ranks:
+            check_rank(rank, self.config.rank)
+        for name in ("population", "population_cohort"):
+            if getattr(self, name) is not None:
+                checked_positive(name, getattr(self, name))
         if not 0 < self.scalar_share < 1:
             raise ValueError(f"Expected scalar_share={self.scalar_share} in (0, 1).")
         if self.population is None and self.population_cohort is not None:
@@ -98,10 +113,12 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
 
     **Guarantees**
 
-    * ``plan.json`` is written before training, ``report.json``, ``report.md`` and ``ledger.json``
-      after it; each ``adapters/rank-b/`` holds weights and a ``privacy.json`` that says what they
-      may be called.
+    * ``plan.json`` is written before the first release, ``report.json``, ``report.md`` and
+      ``ledger.json`` after the last; each ``adapters/rank-b/`` holds weights and a ``privacy.json``
+      that says what they may be called.
     * An interrupted run continues when it is asked for again; a finished one is not repeated.
+    * A folder that another run uses, or began, or that lost a part of its state is refused, and
+      stays as it is.
     * Started by ``torchrun``, all processes train and return the same; the first alone draws
       cohorts and noise, keeps the ledger and writes files.
 
@@ -120,12 +137,15 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     space = space_for(classifier, config)
     plans = plans_for(request, space, clients=len(data.clients))
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
-    with joined() as group:
+    has_head_start = request.config.head_start is not None
+    folder = opened(out, plan_is_given=request.plan is not None, head_start=has_head_start)
+    with joined() as group, by_first(folder, group):
         phase, before = partial(_phase, tokens, group=group), 0.0
         if config.head_start is not None:
             probe = probe_of(config, config.head_start, clients=len(data.clients))
             head = head_space_for(classifier, config)
-            before = phase(head, probe, plans.head_start, out / "head-start").seconds
+            first = phase(head, probe, plans.head_start, out / HEAD_START, later=out / STATE_FOLDER)
+            before = first.seconds
         report = phase(space, config, plans.main, out, progress=progress)
         report = replace(report, model=request.model, seconds=round(before + report.seconds, 1))
         if group.rank == 0:
@@ -142,28 +162,40 @@ def _phase(  # noqa: PLR0913  # what a run is, and with whom
     *,
     group: Group,
     progress: Progress | None = None,
+    later: Path | None = None,
 ) -> TrainReport:
-    """One run of the loop, its plan written before it; what it trained stays in the space."""
-    out.mkdir(parents=True, exist_ok=True)
-    if privacy is not None and group.rank == 0:
-        plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
-        plan.save(out / "plan.json")
+    """One run of the loop, its plan written before it; what it trained stays in the space.
+
+    Once the folder ``later`` of the phase that starts from this one is there, it must be finished.
+    """
     # what the other processes train is drawn on rank 0: they need no secret of their own
     randomness = Randomness(seed=config.seed, secret_seed=None)
     cohort = Cohort(space=space, tokens=tokens, config=config, randomness=randomness)
 
-    def run(executor: Executor) -> TrainReport:
-        return federate(
-            space,
-            tokens,
-            config,
-            privacy,
-            checkpoint_dir=out / "checkpoint",
-            progress=progress,
-            executor=executor,
-        )
+    def train(executor: Executor) -> TrainReport:
+        run = Run.prepare(space, tokens, config, privacy, executor)
+        checkpoint = Checkpoint(out / STATE_FOLDER, run.fingerprint())
+        if later is not None and later.exists():
+            _check_finished(checkpoint, config, later)
+        state = begun(run, checkpoint)
+        if privacy is not None:  # the folder is this run's, and nothing is released yet
+            plan = privacy.plan if isinstance(privacy, Extrapolation) else privacy
+            plan.save(out / PLAN_FILE)
+        return completed(run, checkpoint, state, progress=progress)
 
-    return together(run, cohort, group)
+    return together(train, cohort, group)
+
+
+def _check_finished(checkpoint: Checkpoint, config: FederatedConfig, later: Path) -> None:
+    """Refuse to release again what another phase has started from."""
+    state = checkpoint.restore()
+    rounds = 0 if state is None else state.round
+    if rounds < config.rounds:
+        raise ValueError(
+            f"Expected all {config.rounds} rounds of the head start in {str(checkpoint.folder)!r},"
+            f" which {str(later)!r} began from, got {rounds}; put that folder back, or start in a"
+            " new one."
+        )
 
 
 def _written(request: TrainRequest, report: TrainReport, space: FlatSpace) -> None:
@@ -174,17 +206,18 @@ def _written(request: TrainRequest, report: TrainReport, space: FlatSpace) -> No
     report.save(out / "report.json")
     write_atomically(out / "report.md", report_page(report))
     if report.ledger is not None:
-        report.ledger.save(out / "ledger.json")
+        report.ledger.save(out / LEDGER_FILE)
 
 
 def data_for(request: TrainRequest) -> FederatedData:
     """The federation of a request, each client what its configuration says a client is."""
+    dealing = request.dealing
     data = load_data(
         request.data,
         data_dir=request.data_dir,
         test_path=request.test_path,
         task=request.task,
         seed=request.config.seed,
-        dealing=request.dealing,
+        dealing=dealing if request.config.unit == "user" else dealing.for_examples(),
     )
     return as_unit(data, request.config)

@@ -22,7 +22,7 @@ from dpmech import Mechanism, Noise, PrivacyPlan
 from dpmech.noise import Floats
 from fl_integration.accounting import ledger_epsilon
 from fl_integration.options import checked_whole
-from fl_integration.sampler import Randomness, poisson_cohort
+from fl_integration.sampler import Randomness, noise_of, poisson_cohort
 from fl_integration.zo_config import ACCOUNTANT, ZerothOrderConfig, agreed, zeroth_order_mechanism
 from fl_integration.zo_quotients import (
     BoundedLosses,
@@ -140,7 +140,7 @@ class ZerothOrderRun:
         terms = clipped_differences(self.losses, probe, rows, config, limit=limit)
         if self.mechanism is None:
             return math.fsum(terms)
-        drawn = self.mechanism.noise.sample((1,), randomness.noise(step))
+        drawn = noise_of(self.mechanism.noise, 1, randomness.noise(step))
         return math.fsum(terms) + float(drawn[0])
 
 

@@ -39,7 +39,7 @@ class ZerothOrderConfig:
         rho: ρ > 0, how far θ is probed along z. lr: η >= 0.
         schedule: ``"constant"``, or ``"linear"``: η(1 − t/T) at step t.
         seed: gives the directions, which are public; 0 is a seed.
-        noise_seed: **experiments only**; ``None`` takes cohort and noise from the operating system.
+        noise_seed: **experiments only**; ``None`` takes cohort and noise from secret words.
         batch: records a call of the losses; above 1 only losses that say how far company can
             move them are taken, see `fl_integration.zo_quotients.CompanyBound`.
 

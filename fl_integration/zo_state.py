@@ -73,9 +73,10 @@ class ReleaseLog(RunFolder):
         """The releases that were committed; none in a fresh folder.
 
         Raises:
-            ValueError: a damaged state, or that of another run.
+            ValueError: a damaged state, that of another run, or one older than the last release.
         """
         if self.folder is None or not (self.folder / STATE_FILE).exists():
+            self.intended(0)
             return Releases()
         path = self.folder / STATE_FILE
         try:
@@ -87,6 +88,7 @@ class ReleaseLog(RunFolder):
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"Expected releases in {path}, cannot read it: {error}.") from error
         self._same_run(found)
+        self.intended(len(values))
         return Releases(values=values, burnt=burnt)
 
     def intended(self, done: int) -> int | None:

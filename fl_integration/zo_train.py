@@ -18,11 +18,13 @@ from dpmech import Gaussian, Noise, PrivacyPlan, Target
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.data import FederatedData, as_examples, load_data
+from fl_integration.dealing import Dealing
 from fl_integration.evaluation import score
 from fl_integration.models import load_model
 from fl_integration.options import checked_whole, one_of
 from fl_integration.plans import default_delta
 from fl_integration.report import versions
+from fl_integration.run_folder import LEDGER_FILE, PLAN_FILE, STATE_FOLDER, opened
 from fl_integration.zeroth_order import ZerothOrderRun, replayed
 from fl_integration.zo_adapter import adapter_losses
 from fl_integration.zo_config import ACCOUNTANT, ZerothOrderConfig, zeroth_order_mechanism
@@ -119,6 +121,8 @@ def train_zo(request: ZerothOrderRequest, *, progress: Progress | None = None) -
 
     * As for `train_zeroth_order`; ``plan.json`` is written before the first step, ``report.json``,
       ``ledger.json`` and the trained head or adapter after the last.
+    * A folder that another run uses, or began, or that lost its state is refused, and stays as it
+      is.
     * An interrupted run continues when it is asked for again, from the last state on disk; steps
       whose noise may have been drawn count as spent and are never taken again, so the ledger is
       that of an uninterrupted run. A finished run is not repeated.
@@ -131,16 +135,32 @@ def train_zo(request: ZerothOrderRequest, *, progress: Progress | None = None) -
         ValueError, NoDominatingPair, Unattainable: before a record is read.
     """
     began = time.perf_counter()
-    data = load_data(request.data, data_dir=request.data_dir, seed=request.config.seed)
-    data = as_examples(data) if request.unit == "example" else data
-    plan, out = request.privacy(len(data.clients)), Path(request.out)
-    if plan is not None:
-        plan.save(out / "plan.json")
-    log = ReleaseLog(out / "checkpoint", request.fingerprint(data, plan))
+    data = _data_for(request)
+    plan = request.privacy(len(data.clients))
+    given = request.plan is not None
+    with opened(Path(request.out), plan_is_given=given, head_start=False):
+        report = _reported(request, data, plan, progress)
+        report = replace(report, seconds=round(time.perf_counter() - began, 1), versions=versions())
+        report.save(Path(request.out) / "report.json")
+    return report
+
+
+def _reported(
+    request: ZerothOrderRequest,
+    data: FederatedData,
+    plan: PrivacyPlan | None,
+    progress: Progress | None,
+) -> ZerothOrderReport:
+    """The steps of a run in a folder that is its own, what they trained, and their ledger."""
+    out = Path(request.out)
+    log = ReleaseLog(out / STATE_FOLDER, request.fingerprint(data, plan))
     with _trained(request, data) as trained:
         run = ZerothOrderRun.checked(
             trained.losses, trained.start, len(data.clients), request.config, (plan, None)
         )
+        log.commit(log.restore())  # refuses the folder of another run
+        if plan is not None:
+            plan.save(out / PLAN_FILE)
         releases = resumed(run, log, keep_every=request.keep_every, progress=progress)
     theta = replayed(run.start, run.config, releases.values, records=run.records)
     result = run.result(theta, releases.values)
@@ -151,10 +171,8 @@ def train_zo(request: ZerothOrderRequest, *, progress: Progress | None = None) -
         accuracy=trained.accuracy(theta),
         majority_share=data.majority_share,
     )
-    report = replace(report, seconds=round(time.perf_counter() - began, 1), versions=versions())
     trained.save(theta, out)
-    result.ledger.save(out / "ledger.json")
-    report.save(out / "report.json")
+    result.ledger.save(out / LEDGER_FILE)
     return report
 
 
@@ -246,6 +264,15 @@ class _Adapter:
         """The adapter and its head, as peft reads them."""
         self.space.assign(theta.float(), self.space.rank)
         self.space.export(folder / "adapters" / f"rank-{self.space.rank}", self.space.rank)
+
+
+def _data_for(request: ZerothOrderRequest) -> FederatedData:
+    """The records of a request: users, or single texts, none of which decides about another."""
+    dealing = Dealing() if request.unit == "user" else Dealing().for_examples()
+    data = load_data(
+        request.data, data_dir=request.data_dir, seed=request.config.seed, dealing=dealing
+    )
+    return as_examples(data) if request.unit == "example" else data
 
 
 def _described(request: ZerothOrderRequest, data: FederatedData) -> dict[str, Any]:

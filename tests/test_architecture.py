@@ -26,6 +26,7 @@ ROOMS = {
     "transformers": "fl_integration",
     "peft": "fl_integration",
     "safetensors": "fl_integration",
+    "filelock": "fl_integration",
     "opacus": "fl_integration",
     "flwr": "fl_integration.flower",
     "cvxpy": "optimizer_search",

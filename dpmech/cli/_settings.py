@@ -7,6 +7,7 @@ here: whether a name or a value fits is checked where the request is made.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -64,8 +65,8 @@ def read(name: str) -> Settings:
 def assigned(texts: Sequence[str]) -> Settings:
     """What ``NAME=VALUE`` says, values as in TOML; a word needs no quotes.
 
-    >>> assigned(["clip=.5", "server_rule=adam", "broadcast.bits=2"])
-    {'clip': 0.5, 'server_rule': 'adam', 'broadcast': {'bits': 2}}
+    >>> assigned(["clip=.5", "server_rule=adam", "broadcast.bits=2", "shares=[.5, -.25]"])
+    {'clip': 0.5, 'server_rule': 'adam', 'broadcast': {'bits': 2}, 'shares': [0.5, -0.25]}
     """
     found: Settings = {}
     for text in texts:
@@ -80,14 +81,21 @@ def assigned(texts: Sequence[str]) -> Settings:
 
 
 def _literal(text: str) -> str:
-    """A value as TOML: as it stands, as a number such as .5, or as a text without its quotes."""
-    for candidate in (text, f"0{text.strip()}" if text.strip().startswith(".") else text):
+    """A value as TOML: as it stands, with 0.5 for .5, or as a text without its quotes."""
+    for candidate in (text, re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)):
         try:
             tomllib.loads(f"x = {candidate}")
         except tomllib.TOMLDecodeError:
             continue
         return candidate
     return json.dumps(text.strip(), ensure_ascii=False)
+
+
+def costs(settings: Mapping[str, Any]) -> list[str]:
+    """What settings say of what a run may cost; an ε of 0 is said, too."""
+    return [
+        name for name in COSTS if settings.get(name) is not None and settings[name] is not False
+    ]
 
 
 def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Settings:
@@ -97,7 +105,7 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Settings:
     {'rounds': 5, 'epsilon': 2.0}
     """
     result = dict(below)
-    if any(above.get(name) for name in COSTS):
+    if costs(above):
         idle = _TARGETS if above.get("non_private") else ()
         result = {name: v for name, v in result.items() if name not in (*COSTS, *idle)}
     for name, value in above.items():

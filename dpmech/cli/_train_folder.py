@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpmech.cli._requests import Request
 
 _NO_SETTINGS = ("config", "set_", "list_presets", "out", "resume", "as_json")
+_NO_RUN = "Expected a run to resume in {!r}; leave --resume out to start it."
 # Options that stand for a name inside a table.
 _INSIDE = {"bits": ("broadcast", "bits"), "silo_sizes": ("silos", "sizes")}
 
@@ -20,9 +21,16 @@ _INSIDE = {"bits": ("broadcast", "bits"), "silo_sizes": ("silos", "sizes")}
 def layered_settings(said: dict[str, Any], out: Path, *, resume: bool) -> Settings:
     """The settings of a run, from below: those it began with, a file or preset, --set, options."""
     began = out / SETTINGS_FILE
-    settings = read(str(began)) if resume and began.is_file() else {}
+    if resume and not began.is_file():
+        raise ValueError(_NO_RUN.format(str(out)))
+    settings = read(str(began)) if resume else {}
     if "config" in said:
         settings = layered(settings, read(said["config"]))
+        if Path(said["config"]).resolve() == began.resolve() and not resume:
+            raise ValueError(
+                f"Expected another --out: {str(out)!r} holds the file of --config, which the"
+                " settings of the run would replace."
+            )
     settings = layered(settings, assigned(said.get("set_", ())))
     options = {k: v for k, v in said.items() if k not in _NO_SETTINGS}
     for name, (table, inside) in _INSIDE.items():
@@ -74,6 +82,4 @@ def check_folder(out: Path, *, resume: bool) -> None:
             "or choose another --out."
         )
     if resume and not begun:
-        raise ValueError(
-            f"Expected a run to resume in {str(out)!r}; leave --resume out to start it."
-        )
+        raise ValueError(_NO_RUN.format(str(out)))

@@ -71,6 +71,8 @@ def compare_systems(
         require_matplotlib()  # before hours of training, not after them
     if not reference:
         tasks = [task for task in tasks if task.target is not None or task.bare]
+        if not tasks:
+            raise ValueError("Expected --epsilon with --no-reference: there is nothing to run.")
     talk("Loading the training libraries …")
     outcomes = _outcomes(tasks, out, processes)
     rows, failures = _gathered(tasks, outcomes)

@@ -94,7 +94,12 @@ def train(
         str | None, _option("Who is protected: user or example.", "user", panel=_PRIVACY)
     ] = None,
     noise: Annotated[
-        str | None, _option("Noise that is scaled to the target.", "gaussian", panel=_PRIVACY)
+        str | None,
+        _option(
+            "Noise that is scaled to the target (a head start's is gaussian).",
+            "gaussian",
+            panel=_PRIVACY,
+        ),
     ] = None,
     population: Annotated[
         int | None,
@@ -148,15 +153,17 @@ def train(
     Example: dpmech train --config dp-dylora --epsilon 8 --rounds 20 --cohort 100 --out run
 
     A file for --config holds names of options (with _ for -), and what is
-    rarely set and has no option here: average, executor, targets,
-    rank_probabilities, ranks, scalars, scalar_noise, and the tables broadcast,
-    silos, adaptive, head_start and dealing. It may build on a preset with
+    rarely set and has no option here: average, executor, pooled, targets,
+    rank_probabilities, ranks, scalars, scalar_noise, scalar_share, and the
+    tables broadcast (bits, block, rule), silos (sizes, steps, rate), adaptive,
+    head_start ("none": without) and dealing. It may build on a preset with
     preset = "NAME". Options win over --set, which wins over the file.
 
     Started by torchrun --no-python, several processes share each cohort.
 
     The folder then holds report.md and report.json, plan.json, ledger.json,
     the adapters, rank by rank, and config.toml, which makes the same run again.
+    (Zeroth-order runs have no report.md; a trained head is head.safetensors.)
     """
     said = {k: v for k, v in locals().items() if v is not None and v is not False}  # 0 is said
     if list_presets:
@@ -169,8 +176,11 @@ def train(
         trained(request)
         return
     check_folder(out, resume=resume)
-    keep_settings(request, settings, resume=resume)
-    report = trained(request)
+    from fl_integration.run_folder import opened
+
+    with opened(out, plan_is_given="plan" in settings):  # also while its settings are written
+        keep_settings(request, settings, resume=resume)
+        report = trained(request)
     if as_json:
         print_json({"out": str(out), "report": json.loads(report.to_json())})
     else:

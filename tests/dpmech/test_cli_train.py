@@ -137,12 +137,40 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> N
         (("--set", "a b=3"), "NAME=VALUE, got 'a b=3'"),
         (("--silo-sizes", "5x"), "got '5x'"),
         (("--config", "dp-lora"), "--silo-sizes"),
+        (("--epsilon", "0"), "epsilon=0.0"),
+        (("--delta", "2"), "delta=2.0"),
+        (("--population", "0"), "population=0"),
+        (("--set", "ranks=[3]"), "rank=3 in 1..2"),
+        (("--bits", "5"), "bits=5.0"),
+        (("--config", "dp-dylora", "--bits", "4"), "write --set head_start=none"),
+        (("--resume",), "Expected a run to resume"),
     ],
 )
 def test_wrong_options_are_one_sentence(
     tmp_path: Path, small: tuple[str, ...], args: tuple[str, ...], said: str
 ) -> None:
     assert said in refused("train", "--epsilon", "1", *small, *args, "--out", str(tmp_path / "out"))
+
+
+def test_a_file_of_settings_is_not_replaced_by_those_of_the_run(
+    tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    mine = tmp_path / "config.toml"
+    mine.write_text('preset = "probe"  # mine\n')
+    said = ("--epsilon", "1", *small, "--config", str(mine), "--out", str(tmp_path))
+    assert "Expected another --out" in refused("train", *said)
+    assert mine.read_text() == 'preset = "probe"  # mine\n'
+
+
+def test_a_run_takes_the_plan_of_another(tmp_path: Path, small: tuple[str, ...]) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    of = ("train", "--config", "probe", *small)
+    assert run(*of, "--epsilon", "5", "--out", str(first)).exit_code == 0
+    plan = ("--plan", str(first / "plan.json"))
+    ran = run(*of, *plan, "--out", str(second))
+    assert ran.exit_code == 0, ran.output
+    assert (first / "ledger.json").read_text() == (second / "ledger.json").read_text()
+    assert run("train", "--resume", "--out", str(second)).exit_code == 0
 
 
 def test_a_zero_is_said(tmp_path: Path, small: tuple[str, ...]) -> None:
@@ -289,6 +317,9 @@ def test_one_failure_costs_one_row(tmp_path: Path, small: tuple[str, ...]) -> No
         (("--config", "probe", "--processes", "0"), "processes=0"),
         (("--config", "probe,probe"), "twice"),
         (("--config", "probe", "--set", "rouns=3"), "did you mean 'rounds'?"),
+        (("--config", "probe", "--no-reference"), "nothing to run"),
+        (("--config", "probe", "--epsilon", "2", "--delta", "2"), "delta=2.0"),
+        (("--config", "probe", "--epsilon", "-1"), "epsilon=-1.0"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_is_refused(

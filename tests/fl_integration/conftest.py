@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData
 from fl_integration.models import load_model
+from fl_integration.run_folder import LOCK_FILE, held
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "left", "right")
 DELTA = 1e-5
@@ -124,6 +128,54 @@ def lab(
         make_plan=make_plan,
         folder=tmp_path,
     )
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def rival() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Starts a process that holds a folder as another run of it does, until it is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", HOLD, str(folder / LOCK_FILE)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def is_free() -> Callable[[Path], bool]:
+    """Whether another thread, which stands for another run, may have a folder."""
+
+    def enter(folder: Path) -> bool:
+        try:
+            with held(folder):
+                return True
+        except ValueError:
+            return False
+
+    def ask(folder: Path) -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(enter, folder).result()
+
+    return ask
 
 
 @pytest.fixture

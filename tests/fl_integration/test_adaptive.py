@@ -142,6 +142,44 @@ def test_bits_are_those_of_the_norms_before_the_clip(
     assert bits(1.0)(clients[:0]).shape == (0,)
 
 
+def crowded(cohort: Cohort, round: Round, total: ClippedSum) -> None:
+    """The loop, with a rounding that depends on how many take part."""
+    for client in round.clients.tolist():
+        one = ClippedSum(len(round.start), None)
+        loop_sum(cohort, replace(round, clients=np.asarray([client])), one)
+        total.add(one.value * (1 + 1e-6 * len(round.clients)))
+
+
+@pytest.mark.parametrize("executor", [crowded, merged_sum])
+def test_a_bit_depends_on_no_other_client(bits: Callable[..., ClipBits], executor: Any) -> None:
+    """One client more moves the count by its own bit, though another is right at the clip."""
+    clients = np.arange(8)
+    for client in (0, 3, 7):
+        alone = ClippedSum(len(bits(1.0).round.start), None, keep_norms=True)
+        asked = bits(1.0)
+        loop_sum(asked.cohort, replace(asked.round, clients=np.asarray([client])), alone)
+        asked = bits(alone.norms[0], executor)  # the least clip that it is within
+        own = [asked(np.asarray([i]))[0] for i in clients]
+        assert own[client] == 1.0
+        for company in ([client, 5, 6], clients):
+            assert asked(np.asarray(company)).sum() == sum(own[i] for i in company)
+
+
+def test_clients_that_do_not_answer_add_nothing(bits: Callable[..., ClipBits]) -> None:
+    class Deaf:
+        alone = True
+
+        def __call__(self, cohort: Cohort, round: Round, total: ClippedSum) -> None:
+            loop_sum(cohort, replace(round, clients=round.clients[1::2]), total)
+
+    found = bits(1e9, Deaf())(np.arange(7))
+    assert found.shape == (7,)
+    assert np.nansum(found) == 3
+    assert np.isnan(found).sum() == 4
+    assert contributions(ADAPTIVE.query, found).sum() == pytest.approx(1.5, rel=1e-8)
+    assert np.isnan(bits(1e9, Deaf())(np.arange(1))).tolist() == [True]
+
+
 def test_a_client_whose_training_diverges_says_nothing(bits: Callable[..., ClipBits]) -> None:
     asked = bits(1.0)
     embedding = asked.cohort.space.classifier.encoder.get_input_embeddings()

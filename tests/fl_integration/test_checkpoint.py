@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,7 @@ from fl_integration.checkpoint import INTENT_FILE, Checkpoint
 from fl_integration.client import Tokens
 from fl_integration.federate import federate
 from fl_integration.report import RoundMetrics
+from fl_integration.run_folder import LOCK_FILE
 
 # the function of the same name hides the module as an attribute of the package
 federate_module = import_module("fl_integration.federate")
@@ -143,6 +146,40 @@ def test_a_private_checkpoint_holds_no_generator_state_and_no_cohort(
     stored = b"".join(path.read_bytes() for path in lab.folder.iterdir())
     for word in (b"PCG64", b"bit_generator", b"cohort_size", b"delta_norm"):
         assert word not in stored
+
+
+def test_a_folder_that_another_process_uses_is_refused_until_that_is_killed(
+    lab: Any, tokens: Tokens, rival: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    plan = lab.make_plan(lab.config, dim=lab.make_space().dim(4))
+    other = rival(lab.folder)
+    with pytest.raises(ValueError, match=r"to be free, but another run is using it; wait"):
+        federate(lab.make_space(), tokens, lab.config, plan, checkpoint_dir=lab.folder)
+    assert [path.name for path in lab.folder.iterdir()] == [LOCK_FILE]
+    other.kill()
+    other.wait()
+    report = federate(lab.make_space(), tokens, lab.config, plan, checkpoint_dir=lab.folder)
+    assert report.ledger.runs == lab.config.rounds
+
+
+def test_a_folder_is_held_as_long_as_its_run_lasts(
+    lab: Any, tokens: Tokens, is_free: Callable[[Path], bool]
+) -> None:
+    plan, found = lab.make_plan(lab.config, dim=lab.make_space().dim(4)), list[bool]()
+
+    def look(metrics: RoundMetrics) -> None:
+        found.append(is_free(lab.folder))
+        if metrics.round == 2 and len(found) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(
+            lab.make_space(), tokens, lab.config, plan, checkpoint_dir=lab.folder, progress=look
+        )
+    assert is_free(lab.folder)
+    federate(lab.make_space(), tokens, lab.config, plan, checkpoint_dir=lab.folder, progress=look)
+    assert is_free(lab.folder)
+    assert found == [False] * (lab.config.rounds + 1)  # the third round is told twice
 
 
 def test_the_state_of_another_run_or_a_damaged_one_is_refused(lab: Any, tokens: Tokens) -> None:

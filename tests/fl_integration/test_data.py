@@ -247,12 +247,13 @@ def test_docstrings_come_from_the_chosen_cache_folder(
 ) -> None:
     monkeypatch.setenv("DPMECH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(docstrings, "installed_libraries", lambda: shelf)
-    loaded = load_data("docstrings", dealing=Dealing(size=2))
+    names = "alphalib", "betalib", "gammalib"  # no test text is of each
+    loaded = load_data("docstrings", dealing=Dealing(size=2, labels=names))
     assert len(list((tmp_path / "cache").glob("docstrings-*.json.gz"))) == 1
-    assert loaded.labels == ("alphalib", "betalib", "gammalib")
+    assert loaded.labels == names
     assert max(map(len, loaded.clients)) == 2
     monkeypatch.setattr(docstrings, "installed_libraries", never)
-    assert same(loaded, load_data("docstrings", dealing=Dealing(size=2)))
+    assert same(loaded, load_data("docstrings", dealing=Dealing(size=2, labels=names)))
 
 
 # files
@@ -272,7 +273,7 @@ def test_a_table_with_clients(tmp_path: Path, ending: str, sep: str) -> None:
 
 
 def test_jsonl_csv_quotes_and_names_of_columns(tmp_path: Path) -> None:
-    lines = [json.dumps({"sentence": f"s {i}", "label": i % 12}) for i in range(100)]
+    lines = [json.dumps({"sentence": f"s {i}", "label": i % 12}) for i in range(400)]
     loaded = load_data(write(tmp_path / "t.jsonl", "\n".join(lines) + "\n\n"))
     assert loaded.labels == tuple(map(str, range(12)))  # numbers sort as numbers
     body = "\n".join(f'"a, b\n{i} ""c""",k{i % 2}' for i in range(60))
@@ -403,11 +404,11 @@ def test_texts_without_labels_are_for_the_next_token(tmp_path: Path) -> None:
 def test_sst2_from_a_folder(tmp_path: Path) -> None:
     lines = "".join(f"film {i} \t{i % 2}\n" for i in range(100))
     write(tmp_path / "train.tsv", "sentence\tlabel\n" + lines)
-    write(tmp_path / "dev.tsv", "sentence\tlabel\nheld out\t1\n")
+    write(tmp_path / "dev.tsv", "sentence\tlabel\nheld out\t1\nout, too\t0\n")
     loaded = load_data("sst2", data_dir=tmp_path, dealing=Dealing(size=30))
     assert loaded.labels == ("negative", "positive")
-    assert loaded.test_texts == ("held out",)
-    assert loaded.test_labels.tolist() == [1]
+    assert loaded.test_texts == ("held out", "out, too")
+    assert loaded.test_labels.tolist() == [1, 0]
     assert [len(c) for c in loaded.clients] == [30, 30, 30, 10]
     texts = [t for c in loaded.clients for t in c.texts]
     assert sorted(texts) == sorted(f"film {i}" for i in range(100))
@@ -437,12 +438,13 @@ def test_sst2_without_files_names_the_option(
 def test_banking77_from_a_folder(tmp_path: Path) -> None:
     body = "".join(f'"how, {i}\nplease?",intent_{i % 5}\n' for i in range(50))
     write(tmp_path / "train.csv", "text,category\n" + body)
-    write(tmp_path / "test.csv", "text,category\nwhere?,intent_3\n")
+    tests = [f"where?,intent_{i}" for i in (3, 0, 1, 2, 4)]
+    write(tmp_path / "test.csv", "\n".join(["text,category", *tests]))
     loaded = load_data("banking77", data_dir=tmp_path)
     assert loaded.labels == tuple(f"intent_{i}" for i in range(5))
     assert loaded.examples == 50
     assert loaded.clients[0].texts[0] == "how, 0\nplease?"
-    assert (loaded.test_texts, loaded.test_labels.tolist()) == (("where?",), [3])
+    assert (loaded.test_texts[0], loaded.test_labels.tolist()) == ("where?", [3, 0, 1, 2, 4])
     with pytest.raises(ValueError, match=r"a folder with Banking77's train\.csv and test\.csv"):
         load_data("banking77")
     (tmp_path / "test.csv").unlink()

@@ -94,6 +94,16 @@ def test_a_process_that_dies_leaves_the_ledger_of_what_was_released(ran: Path) -
     assert json.loads((folder / INTENT_FILE).read_text())["round"] == 0
 
 
+def test_a_refusal_of_the_first_process_is_that_of_all(ran: Path) -> None:
+    folder = ran / "refuse"
+    assert json.loads((folder / "codes.json").read_text()) == [1, 1]
+    for rank in range(2):
+        said = (folder / f"{rank}.err").read_text().splitlines()[-1]
+        assert said.startswith("ValueError: Expected")
+        assert "another run is using it" in said
+        assert not (folder / f"{rank}.json").exists()
+
+
 def test_alone_nothing_is_shared() -> None:
     with joined() as group:
         assert group == Alone()

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +32,7 @@ from fl_integration.models import load_model
 from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.report import TrainReport
 from fl_integration.run import Run
+from fl_integration.run_folder import LOCK_FILE
 from fl_integration.scalars import entries_of
 from fl_integration.spaces import FlatSpace
 from fl_integration.systems import released_dim, space_for
@@ -159,6 +162,69 @@ def test_an_interrupt_between_the_phases_keeps_the_head_start(
     assert draws.count == PROBE_ROUNDS + ROUNDS
 
 
+# A folder in use, and one that lost a part of its run
+
+
+def test_a_folder_in_use_is_one_line_and_keeps_its_settings(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, rival: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    draws, out = Draws(monkeypatch), settings.parent / "out"
+    other = rival(out)
+    assert "to be free, but another run is using it; wait for it" in last_words(asked(settings), 2)
+    assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+    other.kill()
+    other.wait()
+    ran = asked(settings)
+    assert ran.exit_code == 0, ran.output
+    all_is_paid_once(settings, draws, burnt=0)
+    other = rival(out)
+    assert "another run is using it" in last_words(asked(settings, "--resume"), 2)
+    assert draws.count == PROBE_ROUNDS + ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("head-start", "Expected all 3 rounds of the head start"),
+        ("head-start/checkpoint", "beside plan.json, but it is missing"),
+        ("head-start/checkpoint/state.safetensors", "older than its last release"),
+        ("checkpoint", "beside plan.json, but it is missing"),
+        ("checkpoint/state.safetensors", "older than its last release"),
+    ],
+)
+def test_a_folder_that_lost_a_part_of_its_run_releases_nothing_until_that_is_back(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, lost: str, said: str
+) -> None:
+    draws, out = Draws(monkeypatch, last=PROBE_ROUNDS + 2), settings.parent / "out"
+    assert last_words(asked(settings), 130) == "Interrupted."
+    (out / lost).rename(settings.parent / "away")
+    left = sorted(out.rglob("*"))
+    assert said in last_words(asked(settings, "--resume"), 2)
+    assert draws.count == PROBE_ROUNDS + 2
+    assert sorted(out.rglob("*")) == left
+    (settings.parent / "away").rename(out / lost)
+    ran = asked(settings, "--resume")
+    assert ran.exit_code == 0, ran.output
+    all_is_paid_once(settings, draws, burnt=0)
+
+
+def test_an_older_copy_of_the_head_start_is_not_continued_below_what_began_from_it(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, copy = settings.parent / "out", settings.parent / "copy"
+    Draws(monkeypatch, last=2)
+    assert last_words(asked(settings), 130) == "Interrupted."
+    shutil.copytree(out / "head-start", copy)
+    draws = Draws(monkeypatch, last=2)  # the last of the head start, the first of the rest
+    assert last_words(asked(settings, "--resume"), 130) == "Interrupted."
+    shutil.rmtree(out / "head-start")
+    shutil.copytree(copy, out / "head-start")
+    assert "which 'out/checkpoint' began from, got 1" in last_words(
+        asked(settings, "--resume"), 2
+    ).replace(f"{settings.parent}/", "")
+    assert draws.count == 2
+
+
 # A full disk
 
 
@@ -203,7 +269,7 @@ def test_a_full_disk_is_one_line_and_is_resumed(
     said = last_words(asked(settings), 1 if made else 2)
     assert os.strerror(errno.ENOSPC) in said
     out = settings.parent / "out"
-    assert not list(out.rglob(".*"))  # no half of a file
+    assert {path.name for path in out.rglob(".*")} <= {LOCK_FILE}  # no half of a file
     begun = any(out.rglob("checkpoint"))
     ran = asked(settings, *(("--resume",) if begun else ()))
     assert ran.exit_code == 0, ran.output

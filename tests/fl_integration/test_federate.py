@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 from scipy import stats
 
 from dpmech import Gaussian, Laplace, NoDominatingPair, PrivacyPlan
+from dpmech.drawing import seeded_words
+from fl_integration import noise_sampler, sampler
 from fl_integration.accounting import mechanism_for
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
@@ -22,6 +26,10 @@ from fl_integration.data import Client, FederatedData
 from fl_integration.extrapolate import extrapolate
 from fl_integration.federate import federate
 from fl_integration.models import load_model
+from fl_integration.options import HeadStart
+from fl_integration.sampler import Randomness
+from fl_integration.server import noisy_mean
+from fl_integration.train import TrainRequest, train
 
 # the function of the same name hides the module as an attribute of the package
 federate_module = import_module("fl_integration.federate")
@@ -162,6 +170,57 @@ def test_private_noise_and_cohort_are_not_reproducible_unless_asked(
     assert torch.equal(weights(tokens, config), weights(tokens, config))
     secret = replace(config, noise_seed=None)
     assert not torch.equal(weights(silent, secret), weights(silent, secret))
+
+
+def test_a_secret_run_draws_from_the_secret_words_and_from_nothing_else(
+    make_space: SpaceMaker,
+    tokens: Tokens,
+    config: FederatedConfig,
+    make_plan: PlanMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the same words the same run; a generator that seeds itself would give another."""
+    secret = replace(config, noise_seed=None, rounds=2)
+    plan = make_plan(secret, dim=make_space().dim(4))
+
+    def weights(seed: int) -> torch.Tensor:
+        words = seeded_words(np.random.default_rng(seed))
+        for module in (sampler, noise_sampler):
+            monkeypatch.setattr(module, "secret_words", words)
+        space = make_space()
+        federate(space, tokens, secret, plan)
+        return space.flatten(4)
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_a_head_start_adds_other_noise_than_its_run(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both phases count their rounds from 0, and are paid for as independent releases."""
+    firsts: list[list[float]] = []
+
+    def recorded(total: torch.Tensor, *, rng: np.random.Generator, **how: Any) -> torch.Tensor:
+        firsts.append(copy.deepcopy(rng).normal(size=3).tolist())
+        return noisy_mean(total, rng=rng, **how)
+
+    monkeypatch.setattr(federate_module, "noisy_mean", recorded)
+    config = FederatedConfig(
+        system="lora",
+        rank=2,
+        rounds=3,
+        cohort=6,
+        clip=0.5,
+        head_start=HeadStart(rounds=3, cohort=6),
+        noise_seed=5,
+    )
+    request = TrainRequest(data=texts, config=config, out=tmp_path / "out", model="tiny", epsilon=9)
+    train(request)
+    assert len(firsts) == len({tuple(first) for first in firsts}) == 6
+    # without a head start, a seed gives the streams that it always gave
+    wanted = [Randomness(seed=0, secret_seed=5).noise(t).normal(size=3).tolist() for t in range(3)]
+    assert firsts[3:] == wanted
 
 
 def _other(plan: PrivacyPlan, **changes: Any) -> PrivacyPlan:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpmech import PrivacyPlan
+from accountants import calibrate_scale
+from dpmech import Gaussian, PrivacyPlan, Target
 from fl_integration import federate, flower
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
@@ -23,7 +24,9 @@ from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData, LazyClients
 from fl_integration.flower import ARRAYS, CONFIG, DELTA, FlowerClients, clip_mod, trained_reply
 from fl_integration.models import load_model
-from fl_integration.sampler import Randomness
+from fl_integration.queries import AdaptiveClip
+from fl_integration.sampler import Randomness, noise_of
+from fl_integration.scalars import Streams, entries_of
 from fl_integration.systems import trained
 
 SpaceMaker = Callable[..., AdapterSpace]
@@ -273,6 +276,50 @@ def test_a_private_run_over_flower_is_the_simulated_one(
     torch.testing.assert_close(server.flatten(4), simulated.flatten(4), rtol=1e-5, atol=1e-5)
     assert report.ledger == wanted.ledger
     assert report.epsilon == wanted.epsilon
+
+
+@pytest.mark.usefixtures("app")
+def test_a_silent_node_adds_nothing_to_the_share_within_the_clip(
+    make_space: SpaceMaker,
+    federated_data: FederatedData,
+    unshuffled: FederatedConfig,
+    make_plan: Callable[..., PrivacyPlan],
+) -> None:
+    config = replace(unshuffled, system="lora", rounds=2, cohort=6, eval_every=2)
+    config = replace(config, adaptive=AdaptiveClip(quantile=0.3, rate=0.5, cohort=20))
+    server, device, law = make_space(), make_space(), Gaussian(sigma=3.0)
+    plan = make_plan(config, dim=server.dim(4))
+    others = entries_of(config.queries, [law], clients=60, rounds=2)
+    target = Target(epsilon=40.0, delta=1e-5)
+    plan = calibrate_scale(plan.mechanism, target, steps=2, others=others)
+    heard = [0, 0]
+
+    def answer(message: Any) -> list[Any]:
+        client = NODES.index(message.metadata.dst_node_id)
+        if client % 3 == 0:
+            return []
+        settings = message.content[CONFIG]
+        heard[settings["round"]] += "clip" not in settings  # asked for its bit
+        return [trained_reply(message, device, _own(federated_data, client))]
+
+    def nobody(index: int) -> Client:
+        raise AssertionError(f"the server made client {index}")
+
+    known = Tokens(
+        replace(federated_data, clients=LazyClients(60, nobody)), load_model("tiny", labels=3)[1]
+    )
+    report = federate(server, known, config, plan, executor=FlowerClients(_Grid(answer), NODES))
+    randomness = Randomness(seed=config.seed, secret_seed=config.noise_seed)
+    streams = Streams(randomness=randomness, place=0)
+    for metrics in report.rounds:
+        noise = noise_of(law, 1, streams.noise(metrics.round))[0]
+        # a bit less 1/2 of every node that answered, and 0 of the others
+        twice = 2 * (20 * (metrics.scalars["share within the clip"] - 0.5) - noise)
+        answered = heard[metrics.round]
+        assert answered > 3
+        assert abs(twice) <= answered
+        assert twice == pytest.approx(round(twice), abs=1e-6)
+        assert (round(twice) - answered) % 2 == 0
 
 
 @pytest.mark.usefixtures("app")

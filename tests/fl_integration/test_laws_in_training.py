@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from accountants import Ledger, accountant_named
 from dpmech import Gaussian, GeneralizedGaussian, PrivacyPlan, Sampling, Target
 from dpmech.cli import app
+from dpmech.drawing import seeded_words
 from dpmech.noise import Floats
 from dpmech.spherical import Spherical, SphericalGeneralizedGaussian
 from dpmech.tabulated import Tabulated, TabulatedSpherical
+from fl_integration import noise_sampler
 from fl_integration.accounting import ledger_epsilon, mechanism_for
 from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig, System
@@ -95,18 +97,30 @@ def releases(
     return np.diff(np.asarray(weights), axis=0) * config.cohort, report
 
 
+@pytest.fixture(params=["seeded", "secret"])
+def drawing(
+    request: pytest.FixtureRequest, config: FederatedConfig, monkeypatch: pytest.MonkeyPatch
+) -> FederatedConfig:
+    """By a generator, or by the secret words, which here are always the same."""
+    if request.param == "seeded":
+        return config
+    words = seeded_words(np.random.default_rng(1))
+    monkeypatch.setattr(noise_sampler, "secret_words", words)
+    return replace(config, noise_seed=None)
+
+
 @pytest.mark.parametrize(
     ("system", "law"), [("probe", coarse), ("ffa-lora", coarse), ("probe", table)]
 )
 def test_a_spherical_law_is_drawn_by_its_radius_and_accounted_in_its_dimension(
     silent: Tokens,
-    config: FederatedConfig,
+    drawing: FederatedConfig,
     make_plan: PlanMaker,
     tmp_path: Path,
     system: System,
     law: Callable[[int], Spherical],
 ) -> None:
-    run = still(config, system)
+    run = still(drawing, system)
     space = made(run)
     noise = law(released_dim(space, system))
     plan = make_plan(run, dim=int(noise.dim), noise=noise)

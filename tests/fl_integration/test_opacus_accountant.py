@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("opacus")
@@ -15,7 +16,13 @@ from opacus.accountants.utils import get_noise_multiplier
 
 from accountants import PLD
 from dpmech import Gaussian, Mechanism, Sampling
-from fl_integration.opacus_accountant import NAME, PLDAccountant, register
+from fl_integration.opacus_accountant import (
+    NAME,
+    LedgerAccountant,
+    PLDAccountant,
+    register,
+    sampled_rate,
+)
 
 # Its own warnings, about its own accountants and engine, are none of ours.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -54,7 +61,7 @@ def test_equal_steps_are_gathered() -> None:
 
 
 def test_epsilon_is_the_pld_bound() -> None:
-    run = Mechanism(noise=Gaussian(sigma=1.5), sampling=Sampling(rate=0.04))
+    run = Mechanism(noise=Gaussian(sigma=1.5), sampling=Sampling(rate=sampled_rate(0.04)))
     low, high = PLD().compose(run, 60).epsilon_interval(DELTA)
     assert stepped().get_epsilon(DELTA) == high
     assert stepped().get_epsilon(delta=DELTA, tolerance=1e-2) >= low
@@ -110,7 +117,48 @@ def test_the_hook_counts_steps() -> None:
     optimiser = SimpleNamespace(noise_multiplier=1.5, accumulated_iterations=2)
     for _ in range(3):
         hook(optimiser)
-    assert accountant.history == [(1.5, 0.02, 3)]
+    assert accountant.history == [(1.5, 2 * hits(0.01), 3)]
+
+
+def hits(rate: float) -> float:
+    """How many of the numbers that torch.rand draws in fp32 are below a rate, which is its share.
+
+    Compared as torch compares: the rate is rounded to fp32 first.
+    """
+    drawn = np.arange(2**24, dtype=np.float32) / np.float32(2**24)
+    return np.count_nonzero(drawn < np.float32(rate)) / 2**24
+
+
+@pytest.mark.parametrize("rate", [1 / 60000, 0.01, 1 / 3, 1e-9, 1.0])
+def test_the_rate_is_the_one_that_is_sampled_and_never_below(rate: float) -> None:
+    by_hand, by_calls, other = (PLDAccountant(), PLDAccountant(), LedgerAccountant())
+    by_hand.history = [(1.0, rate, 2)]  # as Opacus's calibration does
+    for _ in range(2):
+        by_calls.step(noise_multiplier=1.0, sample_rate=rate)
+        other.step(noise_multiplier=1.0, sample_rate=rate)
+    for ledger in (by_hand.ledger(), by_calls.ledger(), other.ledger):
+        ((release, count),) = ledger.entries
+        assert count == 2
+        assert hits(rate) <= release.sampling.rate <= max(rate, hits(rate))
+
+
+def test_batches_of_one_step_are_each_sampled() -> None:
+    accountant = PLDAccountant()
+    hook = accountant.get_optimizer_hook_fn(sample_rate=1 / 60000)
+    hook(SimpleNamespace(noise_multiplier=1.0, accumulated_iterations=3))
+    ((release, _),) = accountant.ledger().entries
+    assert release.sampling.rate >= 3 * hits(1 / 60000) > hits(3 / 60000)
+
+
+def test_epsilon_is_that_of_the_rate_sampled() -> None:
+    accountant = PLDAccountant()
+    accountant.history = [(1.0, 1 / 60000, 20_000)]
+
+    def epsilon(rate: float) -> float:
+        run = Mechanism(noise=Gaussian(sigma=1.0), sampling=Sampling(rate=rate))
+        return PLD().compose(run, 20_000).lower_epsilon(1e-7)
+
+    assert accountant.get_epsilon(1e-7) >= epsilon(hits(1 / 60000)) > 1.001 * epsilon(1 / 60000)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ from dpmech.discrete import DiscreteGaussian
 from dpmech.guarantee import ApproximateDP
 from dpmech.noise import Floats
 from dpmech.spherical import SphericalGeneralizedGaussian
-from fl_integration.opacus_engine import NoiseEngine, _sampled
+from fl_integration.opacus_accountant import sampled_rate
+from fl_integration.opacus_engine import NoiseEngine
 from fl_integration.tiny import SIZES
 
 # Warnings of torch about hooks on inputs without gradients, and of Opacus about itself.
@@ -350,7 +351,7 @@ def test_the_rate_accounted_is_the_one_sampled_at(rate: float) -> None:
         int((torch.arange(i, i + (1 << 20), dtype=torch.float64) / 2**24).float().lt(rate).sum())
         for i in range(0, 1 << 24, 1 << 20)
     )
-    assert hits / 2**24 <= _sampled(rate) <= max(rate, hits / 2**24)
+    assert hits / 2**24 <= sampled_rate(rate) <= max(rate, hits / 2**24)
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [

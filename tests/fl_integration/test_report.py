@@ -16,11 +16,11 @@ from fl_integration.accounting import ledger_epsilon
 from fl_integration.adapters import AdapterSpace
 from fl_integration.client import Tokens
 from fl_integration.config import FederatedConfig
-from fl_integration.extrapolate import HypotheticalEpsilon, extrapolate
+from fl_integration.extrapolate import HypotheticalEpsilon, extrapolate, rounded_up
 from fl_integration.federate import federate
 from fl_integration.model_privacy import ModelPrivacy
 from fl_integration.report import SELECTION, WITHHELD, TrainReport
-from fl_integration.report_page import report_page, rounded_up
+from fl_integration.report_page import report_page
 
 SpaceMaker = Callable[..., AdapterSpace]
 PlanMaker = Callable[..., PrivacyPlan]
@@ -68,7 +68,7 @@ def test_a_forecast_is_not_a_number(
     with pytest.raises(TypeError):
         float(guess)  # type: ignore[arg-type]
     assert "hypothetical" in str(guess)
-    assert f"{guess.actual_epsilon:.4g}" in str(guess)
+    assert str(guess).endswith(f" {rounded_up(guess.actual_epsilon)}")
     assert "6000" in str(guess)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -32,9 +34,12 @@ from fl_integration.options import HeadStart, SiloNoise
 from fl_integration.plans import default_delta, plans_for
 from fl_integration.queries import AdaptiveClip, ScalarQuery
 from fl_integration.report import TrainReport
+from fl_integration.run_folder import LOCK_FILE, STATE_FOLDER
 from fl_integration.systems import space_for
 from fl_integration.train import TrainRequest, train
 
+# the functions of the same names hide the modules as attributes of the package
+federate_module = import_module("fl_integration.federate")
 train_module = import_module("fl_integration.train")
 
 
@@ -78,6 +83,94 @@ def test_asking_again_does_not_spend_again(request_file: TrainRequest) -> None:
     first = train(request)
     again = train(request)
     assert replace(again, seconds=0) == replace(first, seconds=0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a folder holds."""
+    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
+def test_a_run_in_the_folder_of_another_is_refused_and_changes_nothing(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = HeadStart(share=0.5, rounds=2, lr=2.0)
+    config = replace(request_file.config, system="lora", head_start=start)
+    request = replace(request_file, epsilon=3.0, config=config)
+    train(request)
+    before = files(request.out)
+    monkeypatch.setattr(federate_module, "noisy_mean", lambda *_, **__: pytest.fail("drawn"))
+    for other in (
+        replace(request, epsilon=1.0),
+        replace(request, config=replace(config, rounds=3)),  # its head start is the same
+        replace(request, config=replace(config, head_start=replace(start, share=0.4))),
+        replace(request, config=replace(config, head_start=None)),
+    ):
+        with pytest.raises(ValueError, match=r"of this run, but \[.*\] differ|no head start in"):
+            train(other)
+        assert files(request.out) == before
+
+
+def test_the_plan_is_there_when_the_first_noise_is_drawn(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **how: object) -> None:
+        raise KeyboardInterrupt
+
+    request = replace(request_file, epsilon=3.0)
+    monkeypatch.setattr(federate_module, "noisy_mean", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(request)
+    assert PrivacyPlan.load(request.out / "plan.json").target.epsilon == 3.0
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_written(
+    request_file: TrainRequest, rival: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    request = replace(request_file, epsilon=3.0)
+    other = rival(request.out)
+    with pytest.raises(ValueError, match="out' to be free, but another run is using it"):
+        train(request)
+    assert files(request.out) == {LOCK_FILE: b""}
+    other.kill()
+    other.wait()
+    assert train(request).ledger.runs == 4
+
+
+def test_a_folder_is_held_until_its_results_are_written(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch, is_free: Callable[[Path], bool]
+) -> None:
+    config = replace(request_file.config, system="lora", head_start=HeadStart(rounds=2))
+    found: list[tuple[str, bool]] = []
+    for name in ("_phase", "_written"):
+        step = getattr(train_module, name)
+
+        def watched(*args: object, step: Callable[..., object] = step, **how: object) -> object:
+            result = step(*args, **how)
+            found.append((step.__name__, is_free(request_file.out)))
+            return result
+
+        monkeypatch.setattr(train_module, name, watched)
+    train(replace(request_file, config=config))
+    assert found == [("_phase", False), ("_phase", False), ("_written", False)]
+    assert is_free(request_file.out)
+
+
+def test_results_without_the_state_that_they_came_from_are_kept(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = replace(request_file, epsilon=3.0)
+    train(request)
+    plan = PrivacyPlan.load(request.out / "plan.json")
+    (request.out / STATE_FOLDER).rename(request.out / "away")
+    before = files(request.out)
+    with pytest.raises(ValueError, match=r"checkpoint' beside plan\.json, but it is missing"):
+        train(request)
+    with pytest.raises(ValueError, match=r"checkpoint' beside ledger\.json"):
+        train(replace(request, plan=plan, epsilon=None))
+    assert files(request.out) == before
+    (request.out / "ledger.json").unlink()
+    train(replace(request, plan=plan, epsilon=None))  # a plan may lie where it is to be spent
 
 
 def test_a_finished_plan_can_be_given(request_file: TrainRequest, tmp_path: Path) -> None:

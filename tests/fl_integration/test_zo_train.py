@@ -6,7 +6,9 @@ import json
 import math
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from fl_integration.batches import pad
 from fl_integration.client import Tokens
 from fl_integration.data import FederatedData
 from fl_integration.models import load_model
+from fl_integration.run_folder import LOCK_FILE
 from fl_integration.zeroth_order import (
     BoundedLosses,
     ZerothOrderConfig,
@@ -282,6 +285,56 @@ def test_an_interrupted_request_keeps_its_ledger(
     assert report.ledger.runs == 30
     with pytest.raises(ValueError, match=r"\['max_texts'\] differ"):
         train_zo(replace(asked, max_texts=2))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a folder holds."""
+    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
+def test_a_refused_request_changes_nothing_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, epsilon=8.0)
+    train_zo(asked)
+    before = files(asked.out)
+    killer = Killer(monkeypatch, -1)
+    with pytest.raises(ValueError, match=r"\['plan'\] differ"):
+        train_zo(replace(asked, epsilon=1.0))
+    assert files(asked.out) == before
+    (asked.out / "checkpoint").rename(asked.out / "away")
+    with pytest.raises(ValueError, match=r"checkpoint' beside plan\.json, but it is missing"):
+        train_zo(asked)
+    assert not (asked.out / "checkpoint").exists()
+    assert killer.released == []
+
+
+def test_the_plan_is_there_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, epsilon=4.0)
+    killer = Killer(monkeypatch, 5)  # after the empty state and the intent
+    with pytest.raises(Killed):
+        train_zo(asked)
+    assert (killer.released, (asked.out / "plan.json").exists()) == ([], True)
+
+
+def test_a_folder_is_for_one_process_at_a_time(
+    tmp_path: Path,
+    rival: Callable[[Path], subprocess.Popen[str]],
+    is_free: Callable[[Path], bool],
+) -> None:
+    asked, found = request(tmp_path, epsilon=4.0), list[bool]()
+    other = rival(asked.out)
+    with pytest.raises(ValueError, match="run' to be free, but another run is using it"):
+        train_zo(asked)
+    assert files(asked.out) == {LOCK_FILE: b""}
+    other.kill()
+    other.wait()
+    train_zo(asked, progress=lambda *_: found.append(is_free(asked.out)))
+    assert found == [False, False, False]
+    assert is_free(asked.out)
 
 
 def test_a_finished_plan_is_spent_and_another_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from accountants import Ledger
 from dpmech import Gaussian, Mechanism, PrivacyPlan, Sampling, Sensitivity, Target
@@ -24,8 +25,9 @@ from fl_integration.clipping import ClippedSum
 from fl_integration.cohort import Cohort, Executor, Round, loop_sum
 from fl_integration.config import FederatedConfig
 from fl_integration.data import Client, FederatedData
-from fl_integration.distributed import Group, joined, leading, serve, spread, together
+from fl_integration.distributed import Group, by_first, joined, leading, serve, spread, together
 from fl_integration.models import load_model
+from fl_integration.run_folder import LOCK_FILE, held
 from fl_integration.sampler import Randomness
 
 WORDS = ("red", "green", "blue", "one", "two", "three")
@@ -144,6 +146,16 @@ def die(folder: Path) -> None:
         trained(cohort(), group, folder / "checkpoint")
 
 
+def refuse(folder: Path) -> None:
+    """Rank 0 cannot have the folder of the run."""
+    lock = FileLock(folder / LOCK_FILE)  # not the object of `held`, so another run's
+    with joined("gloo") as group:
+        if group.rank == 0:
+            lock.acquire()
+        with by_first(held(folder), group):
+            (folder / f"{group.rank}.json").write_text("entered")
+
+
 def forked(run: Callable[[Path], None], folder: Path, rank: int) -> int:
     """Start one process of a group; its exit status is 0 if it ran to its end."""
     child = os.fork()
@@ -166,7 +178,7 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for run in (sums, train, die):
+    for run in (sums, train, die, refuse):
         folder = Path(sys.argv[1]) / run.__name__
         folder.mkdir()
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
