@@ -199,14 +199,17 @@ def _check_finished(checkpoint: Checkpoint, config: FederatedConfig, later: Path
 
 
 def _written(request: TrainRequest, report: TrainReport, space: FlatSpace) -> None:
-    """Write what a finished run gives into the folder of its request."""
+    """Write what a finished run gives into the folder of its request.
+
+    The report comes last: where it is, all the rest is, and a comparison takes the run for done.
+    """
     out = Path(request.out)
     for rank in request.exported:
         report.export(space, out / "adapters" / f"rank-{rank}", rank)
-    report.save(out / "report.json")
-    write_atomically(out / "report.md", report_page(report))
     if report.ledger is not None:
         report.ledger.save(out / LEDGER_FILE)
+    write_atomically(out / "report.md", report_page(report))
+    report.save(out / "report.json")
 
 
 def data_for(request: TrainRequest) -> FederatedData:

@@ -124,6 +124,16 @@ def test_the_plan_is_there_when_the_first_noise_is_drawn(
     assert PrivacyPlan.load(request.out / "plan.json").target.epsilon == 3.0
 
 
+def test_the_report_is_written_when_all_the_rest_is(
+    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a kill between two files must not leave a run that looks finished and has no ledger
+    found: list[set[str]] = []
+    monkeypatch.setattr(TrainReport, "save", lambda _, path: found.append(set(files(path.parent))))
+    train(replace(request_file, epsilon=3.0))
+    assert found[0] >= {"ledger.json", "plan.json", "report.md", "adapters/rank-1/privacy.json"}
+
+
 def test_a_folder_in_use_is_refused_before_anything_is_written(
     request_file: TrainRequest, rival: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
