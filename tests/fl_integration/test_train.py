@@ -190,6 +190,17 @@ def test_a_finished_plan_can_be_given(request_file: TrainRequest, tmp_path: Path
     assert report.ledger.entries[0][0].noise == plan.mechanism.noise
 
 
+@pytest.mark.parametrize("population", [None, 100_000])  # a forecast shows what the plan states
+def test_a_plan_that_states_less_than_it_costs_is_refused(
+    request_file: TrainRequest, tmp_path: Path, population: int | None
+) -> None:
+    train(replace(request_file, epsilon=3.0, population=population))
+    plan = PrivacyPlan.load(request_file.out / "plan.json")
+    edited = replace(plan, epsilon=0.5, lower_epsilon=None)
+    with pytest.raises(ValueError, match=r"to keep epsilon=0\.5, but it costs 2\.9"):
+        train(replace(request_file, plan=edited, population=population, out=tmp_path / "second"))
+
+
 def test_without_a_target_nothing_is_private(request_file: TrainRequest) -> None:
     report = train(replace(request_file, ranks=(1,)))
     assert report.epsilon is None
