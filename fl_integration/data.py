@@ -136,7 +136,7 @@ def as_examples(data: FederatedData) -> FederatedData:
     """Return the federation in which every training text is a client of its own.
 
     **Guarantees**: user-level privacy there is example-level privacy here, of the texts that the
-    clients have (load them with `Dealing.for_examples`, or which those are depends on others); a
+    clients have (load them with `Dealing.for_unit`, or which those are depends on others); a
     client is made when it is asked for; the test set is the same.
 
     Only the sizes of the clients are looked at now (which makes each that is lazy, once).
@@ -169,7 +169,7 @@ def load_data(
     * The classes and the choice of test texts depend on no training text; which rows are held out
       depends on neither the seed nor the caps.
     * Where rows name their clients, what one of them holds depends on no other; without a cap
-      (`Dealing.for_examples`) no text decides about another. (Without names, clients are an
+      (`Dealing.for_unit`) no text decides about another. (Without names, clients are an
       experiment's: a user is one that was dealt.)
 
     Args:

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from dpmech.noise import Floats, checked_positive
+from fl_integration.config import Unit
 from fl_integration.encoding import Integers
 from fl_integration.rows import Text, stable_number
 
@@ -51,9 +52,9 @@ class Dealing:
         if self.alpha is not None:
             checked_positive("alpha", self.alpha)
 
-    def for_examples(self) -> Self:
-        """The same without the cap: which texts it keeps depends on the client's other texts."""
-        return replace(self, cap=False)
+    def for_unit(self, unit: Unit) -> Self:
+        """The same, at example level without the cap, whose choice depends on the other texts."""
+        return self if unit == "user" else replace(self, cap=False)
 
     def long_enough(self, text: Text) -> bool:
         """Whether a text has the words that a training text needs."""

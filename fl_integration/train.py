@@ -137,8 +137,8 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> TrainRe
     space = space_for(classifier, config)
     plans = plans_for(request, space, clients=len(data.clients))
     tokens = Tokens(data, tokenizer, max_length=request.max_length)
-    has_head_start = request.config.head_start is not None
-    folder = opened(out, plan_is_given=request.plan is not None, head_start=has_head_start)
+    given, head_start = request.plan is not None, config.head_start is not None
+    folder = opened(out, plan_is_given=given, head_start=head_start)
     with joined() as group, by_first(folder, group):
         phase, before = partial(_phase, tokens, group=group), 0.0
         if config.head_start is not None:
@@ -214,13 +214,12 @@ def _written(request: TrainRequest, report: TrainReport, space: FlatSpace) -> No
 
 def data_for(request: TrainRequest) -> FederatedData:
     """The federation of a request, each client what its configuration says a client is."""
-    dealing = request.dealing
     data = load_data(
         request.data,
         data_dir=request.data_dir,
         test_path=request.test_path,
         task=request.task,
         seed=request.config.seed,
-        dealing=dealing if request.config.unit == "user" else dealing.for_examples(),
+        dealing=request.dealing.for_unit(request.config.unit),
     )
     return as_unit(data, request.config)

@@ -268,9 +268,11 @@ class _Adapter:
 
 def _data_for(request: ZerothOrderRequest) -> FederatedData:
     """The records of a request: users, or single texts, none of which decides about another."""
-    dealing = Dealing() if request.unit == "user" else Dealing().for_examples()
     data = load_data(
-        request.data, data_dir=request.data_dir, seed=request.config.seed, dealing=dealing
+        request.data,
+        data_dir=request.data_dir,
+        seed=request.config.seed,
+        dealing=Dealing().for_unit(request.unit),
     )
     return as_examples(data) if request.unit == "example" else data
 

@@ -47,8 +47,7 @@ def request_of(settings: Mapping[str, Any], out: Path) -> Request:
     of_config, of_request = _kinds(settings)
     config, request = _hints(of_config), _hints(of_request)
     known = {name: hint for name, hint in request.items() if name not in _NOT_SETTINGS}
-    texts = {name: Path if name == "plan" else str for name in _AS_TEXT}
-    known |= config | {name: kind for name, kind in texts.items() if name in request}
+    known |= config | {name: str for name in _LAWS if name in request} | {"plan": Path}
     apart = ("non_private", *(() if "system" in known else ("system",)))
     values = _fields({k: v for k, v in settings.items() if k not in apart}, known, "")
     values |= {name: noise_from(values[name]) for name in _LAWS if name in values}

@@ -161,6 +161,17 @@ def rival() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
 
 @pytest.fixture
+def files() -> Callable[[Path], dict[str, bytes]]:
+    """What a folder holds, by path inside it."""
+
+    def held_in(folder: Path) -> dict[str, bytes]:
+        found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+        return {name: path.read_bytes() for name, path in found.items()}
+
+    return held_in
+
+
+@pytest.fixture
 def is_free() -> Callable[[Path], bool]:
     """Whether another thread, which stands for another run, may have a folder."""
 

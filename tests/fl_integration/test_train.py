@@ -85,14 +85,10 @@ def test_asking_again_does_not_spend_again(request_file: TrainRequest) -> None:
     assert replace(again, seconds=0) == replace(first, seconds=0)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """What a folder holds."""
-    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {name: path.read_bytes() for name, path in found.items()}
-
-
 def test_a_run_in_the_folder_of_another_is_refused_and_changes_nothing(
-    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+    request_file: TrainRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    files: Callable[[Path], dict[str, bytes]],
 ) -> None:
     start = HeadStart(share=0.5, rounds=2, lr=2.0)
     config = replace(request_file.config, system="lora", head_start=start)
@@ -125,7 +121,9 @@ def test_the_plan_is_there_when_the_first_noise_is_drawn(
 
 
 def test_the_report_is_written_when_all_the_rest_is(
-    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+    request_file: TrainRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    files: Callable[[Path], dict[str, bytes]],
 ) -> None:
     # a kill between two files must not leave a run that looks finished and has no ledger
     found: list[set[str]] = []
@@ -135,7 +133,9 @@ def test_the_report_is_written_when_all_the_rest_is(
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_written(
-    request_file: TrainRequest, rival: Callable[[Path], subprocess.Popen[str]]
+    request_file: TrainRequest,
+    rival: Callable[[Path], subprocess.Popen[str]],
+    files: Callable[[Path], dict[str, bytes]],
 ) -> None:
     request = replace(request_file, epsilon=3.0)
     other = rival(request.out)
@@ -167,7 +167,9 @@ def test_a_folder_is_held_until_its_results_are_written(
 
 
 def test_results_without_the_state_that_they_came_from_are_kept(
-    request_file: TrainRequest, monkeypatch: pytest.MonkeyPatch
+    request_file: TrainRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    files: Callable[[Path], dict[str, bytes]],
 ) -> None:
     request = replace(request_file, epsilon=3.0)
     train(request)

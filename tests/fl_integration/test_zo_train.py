@@ -287,14 +287,8 @@ def test_an_interrupted_request_keeps_its_ledger(
         train_zo(replace(asked, max_texts=2))
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """What a folder holds."""
-    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {name: path.read_bytes() for name, path in found.items()}
-
-
 def test_a_refused_request_changes_nothing_in_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Callable[[Path], dict[str, bytes]]
 ) -> None:
     asked = request(tmp_path, epsilon=8.0)
     train_zo(asked)
@@ -324,6 +318,7 @@ def test_a_folder_is_for_one_process_at_a_time(
     tmp_path: Path,
     rival: Callable[[Path], subprocess.Popen[str]],
     is_free: Callable[[Path], bool],
+    files: Callable[[Path], dict[str, bytes]],
 ) -> None:
     asked, found = request(tmp_path, epsilon=4.0), list[bool]()
     other = rival(asked.out)
